@@ -109,7 +109,7 @@ arena_free(struct arena *a)
 }
 
 static struct arena_block *
-arena_add_block(struct arena *a, size_t size)
+block_new(size_t size)
 {
     struct arena_block *b = xcalloc(1, sizeof(*b) + size);
     b->size = size;
@@ -129,13 +129,13 @@ arena_alloc(struct arena *a, size_t n)
     if (b == NULL || b->size - b->used < want) {
         if (want > ARENA_BLOCK_BYTES / 4 && b != NULL) {
             /* Big objects get a block of their own behind the one being filled. */
-            struct arena_block *own = arena_add_block(a, want);
+            struct arena_block *own = block_new(want);
             own->used = want;
             own->next = b->next;
             b->next = own;
             return own->bytes;
         }
-        b = arena_add_block(a, want > ARENA_BLOCK_BYTES ? want : ARENA_BLOCK_BYTES);
+        b = block_new(want > ARENA_BLOCK_BYTES ? want : ARENA_BLOCK_BYTES);
         b->next = a->blocks;
         a->blocks = b;
     }
