@@ -1,0 +1,61 @@
+/*
+ * privs - becoming an ordinary user, and what else a daemon gives up at its start.
+ *
+ * Capabilities, no_new_privs and seccomp belong to a thread: all of this is called before the
+ * first thread starts. Order in main: read the configuration, privs_find_user(), bind ports,
+ * privs_raise_nofile(), privs_drop(), privs_harden(), read secrets, open the queue, start threads.
+ */
+#pragma once
+
+#include "policy/base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define PRIVS_GROUPS_MAX 64
+
+struct privs_user {
+    char name[64];
+    uid_t uid;
+    gid_t gid;
+    gid_t groups[PRIVS_GROUPS_MAX]; /* as initgroups(3) would set them */
+    int n_groups;
+};
+
+/*
+ * Look `name` up. ERR_NOT_FOUND with a sentence that says how to make the user (systemd-sysusers or
+ * adduser); ERR_LIMIT when it is in more than PRIVS_GROUPS_MAX groups; ERR_IO.
+ */
+MUST_CHECK enum err_code privs_find_user(const char *name, struct privs_user *ret, struct err *err);
+
+/*
+ * Become `user` for good: groups, gids and uids (real, effective, saved), then every capability
+ * out of all sets but, with `keep_bind`, CAP_NET_BIND_SERVICE, which lets a reload bind a new port
+ * below 1024. Verified afterwards: an identity that could be taken back is ERR_PERM. Does nothing
+ * but check when the process is that user already (systemd started it so); a process that is
+ * neither root nor that user gets ERR_PERM. For root itself (`user: root`) nothing is dropped.
+ */
+MUST_CHECK enum err_code privs_drop(const struct privs_user *user, bool keep_bind, struct err *err);
+
+/* no_new_privs, PR_SET_DUMPABLE 0 (no ptrace, no core, /proc/self is root's), RLIMIT_CORE 0,
+ * umask 077, and SIGPIPE ignored. ERR_IO names what failed. */
+MUST_CHECK enum err_code privs_harden(struct err *err);
+
+/*
+ * Raise the soft limit of descriptors to `want`, or to the hard limit when that is lower (root
+ * raises the hard limit too). Never lowers it. Sets *ret_soft to what is in force now.
+ */
+MUST_CHECK enum err_code privs_raise_nofile(uint64_t want, uint64_t *ret_soft, struct err *err);
+
+/* May this process bind ports below 1024: CAP_NET_BIND_SERVICE is effective (root, or systemd's
+ * AmbientCapabilities), or net.ipv4.ip_unprivileged_port_start is low enough for `port`. */
+bool privs_may_bind(uint16_t port);
+
+/*
+ * Refuse system calls that a mail relay never makes: ptrace, process_vm_*, mount, kexec, bpf,
+ * keyctl, execve, module loading and the like fail with EPERM. A deny-list, so that updates of libc
+ * and OpenSSL cannot break the daemon. Needs no_new_privs or root; after privs_harden(), before
+ * threads. ERR_IO when the kernel has no seccomp.
+ */
+MUST_CHECK enum err_code privs_seccomp(struct err *err);
