@@ -1,0 +1,42 @@
+/*
+ * trust - may this client relay through us? (trusted_clients)
+ *
+ * Pure. Any one entry suffices; nobody else may. Rules look at the real peer: the caller passes the
+ * address of the socket, or what a PROXY header said on a listener that names the proxy.
+ */
+#pragma once
+
+#include "policy/base/ip.h"
+#include "policy/base/span.h"
+#include "policy/config.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What is known of the session when it asks, normally at RCPT. */
+struct trust_query {
+    struct ip peer;
+    bool tls;              /* the session is inside TLS */
+    struct span auth_user; /* who authenticated against a users_file; empty: nobody */
+    /* SHA-256 of the client's certificate and of its public key (SPKI); NULL: none was shown. The
+     * TLS library has checked that the client holds the key; the chain does not matter. */
+    const uint8_t *cert_digest, *spki_digest;
+};
+
+struct trust_decision {
+    bool relay;
+    const struct config_trust *entry; /* what granted it; NULL when refused */
+    /* For the log: "cidr 127.0.0.0/8", "user alice", "client certificate", or why not:
+     * "no entry of trusted_clients matches", "cidr 10.0.0.0/8 asks for auth". */
+    char why[128];
+};
+
+/* Decide. Returns ret->relay. */
+bool trust_check(const struct config *config, const struct trust_query *query,
+                 struct trust_decision *ret);
+
+/*
+ * Could any entry still grant this client something after STARTTLS or AUTH? For the reply text
+ * (530 5.7.0 against 554 5.7.1) and for counting strangers.
+ */
+bool trust_possible(const struct config *config, const struct trust_query *query);
