@@ -38,14 +38,13 @@
 #include "policy/base/outcome.h"
 #include "policy/base/smtp_reply.h"
 #include "policy/base/span.h"
+#include "relayd/net/loop.h"
+#include "relayd/net/tls.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct clock;
-struct event_base;
-struct tls_client;
 struct tls_memory; /* relayd/deliver/tls_memory.h */
 
 #define DELIVER_RCPTS_MAX 100     /* of one transaction (RFC 5321 section 4.5.3.1.8) */
@@ -63,13 +62,6 @@ struct deliver_endpoint {
     const char *host;  /* MX host or hop host name, A-labels; SNI, TLS name and log text */
 };
 
-enum deliver_tls {
-    DELIVER_TLS_OFF,
-    DELIVER_TLS_OPPORTUNISTIC, /* unverified; in clear when it is not offered or fails */
-    DELIVER_TLS_REQUIRE,       /* never in clear, not verified */
-    DELIVER_TLS_VERIFY,        /* never in clear, chain and name (or pin) verified */
-};
-
 /* config `timeouts:`; each covers a whole reply (RFC 5321 section 4.5.3.2). */
 struct deliver_timeouts {
     msec_t connect_ms, greeting_ms, ehlo_ms, starttls_ms, auth_ms, mail_ms, rcpt_ms, data_ms;
@@ -79,19 +71,21 @@ struct deliver_timeouts {
 /* The defaults of config.md. */
 extern const struct deliver_timeouts deliver_timeouts_default;
 
-/* Where to, and how. deliver_start() copies all of it but `tls_client`. */
+/* Where to, and how. deliver_start() copies all of it but `tls_ctx`. */
 struct deliver_target {
     const struct deliver_endpoint *endpoints; /* tried in this order */
     size_t n_endpoints;                       /* 1..DELIVER_ENDPOINTS_MAX */
     const char *ehlo_name;                    /* node.hostname */
     bool hop; /* one of our own: its trouble before MAIL is the path's (behaviour.md) */
-    enum deliver_tls tls;
-    struct tls_client *tls_client; /* NULL only with DELIVER_TLS_OFF; outlives the connection */
-    const char *tls_name;          /* name or address to verify and to send as SNI; NULL: each
-                                      endpoint's host */
-    bool tls_gone_is_path; /* opportunistic: a host whose TLS worked within 7 d and that no longer
-                              offers it counts as failed on the path. Set it where the rule has a
-                              fallback; otherwise such a host gets the mail in clear */
+
+    enum tls_level tls;
+    struct tls_ctx *tls_ctx; /* client context of that level, NULL only with TLS_OFF. Kept by the
+                                caller until on_failed, on_closed or deliver_abort */
+    const char *tls_name;    /* name or address to verify and to send as SNI; NULL: each
+                                endpoint's host */
+    bool tls_gone_is_path;   /* opportunistic: a host whose TLS worked within 7 d and that no longer
+                                offers it counts as failed on the path. Set it where the rule has a
+                                fallback; otherwise such a host gets the mail in clear */
     const char *auth_username, *auth_password; /* NULL: no AUTH. Only ever sent inside TLS */
     struct ip source_v4, source_v6;            /* bind address; family 0: the system's choice */
     struct deliver_timeouts timeouts;
@@ -172,8 +166,7 @@ struct deliver_ops {
 
 /* Shared by all connections of the daemon; outlives them. */
 struct deliver_env {
-    struct event_base *base;
-    struct clock *clock;
+    struct loop *loop;
     struct tls_memory *tls_memory;
     /*
      * Is this reply of a hop, at MAIL or later, about the hop and not about the message (classed

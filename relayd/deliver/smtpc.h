@@ -50,7 +50,7 @@ enum smtpc_loss {
 struct smtpc_config {
     const char *ehlo_name;
     bool hop;
-    enum deliver_tls tls;
+    enum tls_level tls;
     bool tls_gone_is_path;
     const char *auth_username, *auth_password; /* NULL: none */
     struct deliver_timeouts timeouts;
