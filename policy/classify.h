@@ -11,6 +11,9 @@
 #include "policy/base/outcome.h"
 #include "policy/base/span.h"
 
+struct config_node;
+struct config_problems;
+
 #define CLASSIFY_RULES_MAX 4096u
 #define CLASSIFY_TEXT_MAX 2048u /* octets of a reply that are looked at */
 
@@ -103,11 +106,15 @@ MUST_CHECK enum err_code
 classify_rules_add(struct classify_rules *rules, const struct classify_rule *rule, struct err *err);
 
 /*
- * Append the rules of a replies.yaml text; `file` is its name for messages ("FILE:LINE: ...").
- * Stops at the first error.
+ * Append the rules of a YAML list (`classify.rules`, or the file's `rules:`), in its order. Every
+ * mistake is added to `problems` with its place and under `path`; returns false when there was one.
  */
-MUST_CHECK enum err_code classify_rules_parse(struct classify_rules *rules, struct span yaml,
-                                              const char *file, struct err *err);
+bool classify_rules_add_node(struct classify_rules *rules, const struct config_node *list,
+                             const char *path, struct config_problems *problems);
+
+/* The same for the text of a replies.yaml; `file` is its name for messages. */
+bool classify_rules_parse(struct classify_rules *rules, struct span yaml, const char *file,
+                          struct config_problems *problems);
 
 /* The text of etc/replies.yaml as compiled in. */
 struct span classify_builtin_text(void);

@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "policy/base/domain.h"
 #include "policy/base/err.h"
 #include "policy/base/msec.h"
 #include "policy/base/span.h"
@@ -44,9 +45,9 @@ bool dkim_key_type_parse(struct span name, enum dkim_key_type *ret);
 
 /* One entry of `dkim:` in the configuration. */
 struct dkim_entry {
-    const struct span *domains; /* "example.org" or "*.example.org", normalised A-labels */
+    const struct domain_pattern *domains;
     size_t n_domains;
-    struct span domain;   /* d=; empty: the name that matched, of a wildcard its base */
+    struct span domain;   /* d=, canonical; empty: the name that matched, of a wildcard its base */
     struct span selector; /* s= */
 };
 
@@ -67,7 +68,7 @@ size_t dkim_keyring_count(const struct dkim_keyring *ring); /* entries */
 
 /* A signature that would be made: for `explain`, `dkim check` and the doctor. */
 struct dkim_identity {
-    struct span domain, selector; /* owned by the ring, or by `from_domain` */
+    struct span domain, selector; /* owned by the ring; also C strings */
     const struct dkim_key *key;
 };
 
