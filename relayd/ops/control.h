@@ -36,7 +36,6 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <sys/types.h>
 
 #define CONTROL_CONNS_MAX 64             /* connections, unix and TCP together; TCP at most half */
 #define CONTROL_REQUEST_MS (10 * SECOND) /* from the first byte to the last of a request */
@@ -46,9 +45,9 @@
 #define CONTROL_OUT_MAX ((size_t)256 << 10) /* unsent bytes above which a stream has to wait */
 #define CONTROL_JSON_DEPTH 16               /* nesting of a request's JSON */
 
-struct clock;
-struct event_base;
+struct listener;
 struct log;
+struct loop;
 struct control;
 struct control_call;
 
@@ -67,9 +66,8 @@ struct control_route {
 };
 
 struct control_env {
-    struct event_base *base;
-    struct clock *clock;
-    struct log *log;
+    struct loop *loop;
+    struct log *log; /* who changed what */
 };
 
 struct control *control_new(const struct control_env *env);
@@ -82,26 +80,17 @@ void
 control_routes(struct control *control, const struct control_route *routes, size_t n, void *arg);
 
 /*
- * Make the listening unix socket at `path`, mode 0660, owned by uid:gid when we are root. A socket
- * file that nobody serves is replaced; one that a living process serves is ERR_BUSY. Called before
- * privileges are dropped. The parent directory is not made (RuntimeDirectory, tmpfiles).
+ * Serve a unix listener, made by listener_open_unix(path, 0660) and listener_chown() before
+ * privileges were dropped. Control owns it from now on.
  */
-MUST_CHECK enum err_code
-control_bind_unix(const char *path, uid_t uid, gid_t gid, int *ret_fd, struct err *err);
-/* The listening TCP socket for http.address: "127.0.0.1:8025" or "[::1]:8025". *ret_loopback tells
- * whether the address is loopback; without it a token is required by the configuration. */
-MUST_CHECK enum err_code
-control_bind_tcp(const char *address, int *ret_fd, bool *ret_loopback, struct err *err);
-
-/* Serve a listening socket; control owns the descriptor from now on. */
-void control_serve_unix(struct control *control, int listen_fd, const char *path);
+void control_serve_unix(struct control *control, struct listener *listener);
 /*
  * Over TCP every request but those to `open` routes must carry "Authorization: Bearer TOKEN"
  * (compared in constant time; also as the password of Basic, for browsers). NULL: no token, then
  * Host must name a loopback address or localhost (against DNS rebinding), and POST needs
  * "Content-Type: application/json" and no Origin (against forms of other sites).
  */
-void control_serve_tcp(struct control *control, int listen_fd, const char *token);
+void control_serve_tcp(struct control *control, struct listener *listener, const char *token);
 /* A new token after a reload; NULL for none. Open connections must show it from their next
  * request on. */
 void control_set_token(struct control *control, const char *token);
