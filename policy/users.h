@@ -26,8 +26,8 @@ struct users; /* opaque */
  * ERR_INVAL (no colon, a bad name, a name twice, a hash that no method of libcrypt knows or that is
  * a weak one), ERR_LIMIT. Hashes are never part of a message. Free with users_free().
  */
-MUST_CHECK enum err_code users_parse(struct span text, const char *file, struct users **ret,
-                                     struct err *err);
+MUST_CHECK enum err_code
+users_parse(struct span text, const char *file, struct users **ret, struct err *err);
 /*
  * users_parse() of what is in the file. Also ERR_NOT_FOUND, ERR_IO, and ERR_PERM when others than
  * owner and group can read it, or when we cannot (the message holds the chown line then).
@@ -51,8 +51,8 @@ bool users_verify(const struct users *u, struct span name, struct span password)
  * ERR_INVAL: a name with ":", white space or controls, or one too long; an empty or too long
  * password. Two callers at once wait for each other (a lock on the directory).
  */
-MUST_CHECK enum err_code users_add(const char *path, struct span name, struct span password,
-                                   struct err *err);
+MUST_CHECK enum err_code
+users_add(const char *path, struct span name, struct span password, struct err *err);
 /* Take the user out of the file; ERR_NOT_FOUND when he is not in it. Replaces as users_add(). */
 MUST_CHECK enum err_code users_remove(const char *path, struct span name, struct err *err);
 

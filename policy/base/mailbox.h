@@ -50,8 +50,8 @@ enum mailbox_fault mailbox_parse(struct span text, unsigned admit, struct mailbo
  * Parse the path "<...>" that `text` must begin with. On MAILBOX_OK *ret_len is its length with
  * the brackets: what follows (parameters) is the caller's business.
  */
-enum mailbox_fault mailbox_path_parse(struct span text, unsigned admit, struct mailbox *ret,
-                                      size_t *ret_len);
+enum mailbox_fault
+mailbox_path_parse(struct span text, unsigned admit, struct mailbox *ret, size_t *ret_len);
 
 /* What is wrong, for a reply: "source routes are not accepted". */
 const char *mailbox_fault_text(enum mailbox_fault fault);
@@ -69,9 +69,10 @@ void mailbox_local_plain(const struct mailbox *m, struct strbuf *out);
 bool mailbox_utf8_valid(struct span text);
 
 /*
- * Decode xtext and append it to `out`. False, with `out` as it was, when a "+" has no two upper-case
- * hexadecimal digits behind it, when a byte must not stand there ("=", white space, controls, 8-bit),
- * or when it decodes to a control character: CR, LF and NUL never come in by this door.
+ * Decode xtext and append it to `out`. False, with `out` as it was, when a "+" has no two
+ * upper-case hexadecimal digits behind it, when a byte must not stand there ("=", white space,
+ * controls, 8-bit), or when it decodes to a control character: CR, LF and NUL never come in by this
+ * door.
  */
 bool xtext_decode(struct span text, struct strbuf *out);
 /* Append `plain` as xtext. Every byte is representable. */
