@@ -11,7 +11,12 @@
 
 #include <stdbool.h>
 
-#define MAILBOX_LOCAL_MAX 64   /* RFC 5321 section 4.5.3.1.1 */
+/*
+ * RFC 5321 section 4.5.3.1.1 wants 64 octets to work. Bounce addresses that carry a recipient
+ * (VERP) are longer in real life, so twice that is taken; section 4.5.3.1 asks not to limit
+ * needlessly.
+ */
+#define MAILBOX_LOCAL_MAX 128
 #define MAILBOX_DOMAIN_MAX 255 /* RFC 5321 section 4.5.3.1.2 */
 #define MAILBOX_PATH_MAX 256   /* RFC 5321 section 4.5.3.1.3, with the brackets */
 /* A path that was asked for with MAILBOX_UTF8: U-labels may be longer than what they become. */

@@ -3,7 +3,7 @@
  * to the sink.
  *
  * All spans live as long as the transaction that they describe (from MAIL until its end or abort);
- * none is NULL-terminated by promise. Every text has passed its grammar: no field holds CR, LF, NUL
+ * they are not NUL-terminated. Every text has passed its grammar: no field holds CR, LF, NUL
  * or another control character.
  */
 #pragma once
@@ -65,5 +65,4 @@ struct accept_body {
     uint64_t size_bytes;     /* of the message as handed on */
     uint64_t newlines_fixed; /* bare CRs and LFs that were normalised */
     uint64_t lines_broken;   /* breaks put into body lines of more than 998 octets */
-    bool has_8bit;           /* some octet above 127 */
 };
