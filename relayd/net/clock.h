@@ -74,6 +74,6 @@ timer_is_set(const struct timer *t)
  */
 size_t clock_step(struct clock *clock, msec_t ms);
 /* Monotonic moment of the earliest timer, INT64_MAX when there is none. */
-msec_t clock_next_at(const struct clock *clock);
+msec_t clock_next_at(struct clock *clock);
 /* Timers that are set: for tests and metrics. */
 size_t clock_n_timers(const struct clock *clock);

@@ -22,7 +22,7 @@ struct loop; /* opaque */
 
 /* Work put off, embedded in its owner; all zero is idle. */
 struct deferred {
-    struct deferred *next, **prev; /* the loop's; prev != NULL while it waits */
+    struct deferred *next, *prev; /* the loop's ring; NULL = idle */
     void (*cb)(struct deferred *d);
 };
 
@@ -46,7 +46,8 @@ void loop_stop(struct loop *loop);
 void loop_run_once(struct loop *loop, msec_t max_wait_ms);
 
 /* Call cb(d) at the end of this tick, in the order asked. Asking again while it waits does nothing.
- * What is put off by such a callback runs in the same round. */
+ * What such a callback puts off itself runs after the next look at the sockets, so work that yields
+ * this way starves nobody. */
 void loop_defer(struct loop *loop, struct deferred *d, void (*cb)(struct deferred *d));
 /* Does not run once this has returned. Idle is fine. */
 void loop_defer_cancel(struct deferred *d);

@@ -1,0 +1,86 @@
+#include "relayd/net/tls_sessions.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "policy/base/mem.h"
+#include "policy/base/span.h"
+#include "relayd/net/tls.h"
+
+struct place {
+    char *key; /* NULL = empty */
+    SSL_SESSION *session;
+};
+
+struct tls_sessions {
+    size_t n;
+    struct place places[TLS_SESSIONS_MAX];
+};
+
+static struct place *
+place_of(struct tls_sessions *s, const char *key)
+{
+    /* Peers choose names and so collisions; all they win is a full handshake. */
+    return &s->places[span_hash(span_str(key)) % TLS_SESSIONS_MAX];
+}
+
+static void
+place_clear(struct tls_sessions *s, struct place *place)
+{
+    if (place->key == NULL)
+        return;
+    free(place->key);
+    SSL_SESSION_free(place->session);
+    *place = (struct place){0};
+    s->n--;
+}
+
+struct tls_sessions *
+tls_sessions_new(void)
+{
+    return xcalloc(1, sizeof(struct tls_sessions));
+}
+
+void
+tls_sessions_free(struct tls_sessions *s)
+{
+    if (s == NULL)
+        return;
+    for (size_t i = 0; i < TLS_SESSIONS_MAX; i++)
+        place_clear(s, &s->places[i]);
+    free(s);
+}
+
+void
+tls_sessions_put(struct tls_sessions *s, const char *key, SSL_SESSION *session)
+{
+    struct place *place = place_of(s, key);
+    char *copy = xstrdup(key);
+    place_clear(s, place);
+    *place = (struct place){copy, session};
+    s->n++;
+}
+
+SSL_SESSION *
+tls_sessions_take(struct tls_sessions *s, const char *key)
+{
+    struct place *place = place_of(s, key);
+    if (place->key == NULL || strcmp(place->key, key) != 0)
+        return NULL;
+    SSL_SESSION *session = place->session;
+    long age_s = (long)time(NULL) - SSL_SESSION_get_time(session);
+    bool usable = SSL_SESSION_is_resumable(session) && age_s >= 0 &&
+                  age_s < SSL_SESSION_get_timeout(session);
+    if (usable)
+        SSL_SESSION_up_ref(session);
+    if (!usable || SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION)
+        place_clear(s, place);
+    return usable ? session : NULL;
+}
+
+size_t
+tls_sessions_n(const struct tls_sessions *s)
+{
+    return s->n;
+}
