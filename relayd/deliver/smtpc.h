@@ -104,6 +104,9 @@ enum smtpc_want smtpc_lost(struct smtpc *s, enum smtpc_loss loss, const char *te
  */
 enum smtpc_want smtpc_txn_start(struct smtpc *s, struct deliver_txn *txn);
 bool smtpc_txn_fits(const struct smtpc *s, const struct deliver_txn *txn);
+/* Ready, and no transaction was started in the same breath: the peer may hang up from now on, which
+ * then costs the next transaction nothing. */
+void smtpc_idle(struct smtpc *s);
 /* All of the body and its final dot have left. */
 enum smtpc_want smtpc_body_sent(struct smtpc *s);
 /* The body can't be had: who has no outcome is deferred, the session ends before the dot. */
