@@ -71,8 +71,8 @@ struct control_env {
 };
 
 struct control *control_new(const struct control_env *env);
-/* Closes listeners and connections. Calls that are open keep their handles (they see gone and may
- * still be completed) only until this returns: complete or forget them first. NULL is fine. */
+/* Closes listeners and connections and frees calls that are still open: their handles are invalid
+ * then, and no on_gone is called. NULL is fine. */
 void control_free(struct control *control);
 
 /* Add rows; the table is static and outlives the control. `arg` goes to their handlers. */
@@ -85,10 +85,11 @@ control_routes(struct control *control, const struct control_route *routes, size
  */
 void control_serve_unix(struct control *control, struct listener *listener);
 /*
- * Over TCP every request but those to `open` routes must carry "Authorization: Bearer TOKEN"
- * (compared in constant time; also as the password of Basic, for browsers). NULL: no token, then
- * Host must name a loopback address or localhost (against DNS rebinding), and POST needs
- * "Content-Type: application/json" and no Origin (against forms of other sites).
+ * Serve a TCP listener (http.address). Every request but those to `open` routes must carry
+ * "Authorization: Bearer TOKEN" (compared in constant time; also as the password of Basic, for
+ * browsers). With token NULL the configuration has seen to it that the address is loopback; then
+ * Host must name a loopback address or localhost (against DNS rebinding). POST needs
+ * "Content-Type: application/json" and no Origin in any case (against forms of other sites).
  */
 void control_serve_tcp(struct control *control, struct listener *listener, const char *token);
 /* A new token after a reload; NULL for none. Open connections must show it from their next
@@ -128,9 +129,10 @@ void control_error(struct control_call *call, enum err_code code, const char *fm
 int control_status(enum err_code code);
 
 /*
- * Answer in pieces (chunked, or closed at the end for HTTP/1.0). `on_ready` runs when what was
- * written has drained below CONTROL_OUT_MAX again, `on_gone` once if the client leaves; both from
- * the loop, never from inside these functions. The answer deadline ends with the first piece.
+ * Answer in pieces (chunked, or closed at the end for HTTP/1.0). `on_ready` runs when what
+ * was written has drained after control_stream() returned false, `on_gone` once if the client
+ * leaves before the end; the call has to be completed also then. Both run from the loop, never from
+ * inside these functions; either may be NULL. There is no answer deadline for a stream.
  */
 void control_stream_begin(struct control_call *call, int status, const char *content_type,
                           void (*on_ready)(struct control_call *call, void *arg),

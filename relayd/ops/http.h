@@ -17,13 +17,13 @@
 #define HTTP_HEAD_MAX ((size_t)16 << 10)  /* request line and fields */
 #define HTTP_FIELDS_MAX 64                /* fields of a request */
 #define HTTP_TARGET_MAX ((size_t)4 << 10) /* path and query */
-#define HTTP_BODY_MAX ((size_t)1 << 20)   /* a JSON request */
+#define HTTP_BODY_MAX ((size_t)32 << 10)  /* a JSON request; with the head below CONN_INPUT_MAX */
 #define HTTP_QUERY_MAX 16                 /* parameters of a query */
 
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_OTHER };
 
 struct http_param {
-    struct span name, value; /* percent-decoded, UTF-8, no control bytes */
+    struct span name, value; /* percent-decoded, UTF-8, no control bytes; '+' stays '+' */
 };
 
 /*
@@ -41,6 +41,7 @@ struct http_request {
     struct span origin;
     struct span body;
     bool keep_alive; /* HTTP/1.1 without "Connection: close" */
+    bool http11;
     bool expect_continue;
     char *text;
 };
@@ -52,12 +53,13 @@ enum http_result {
 };
 
 struct http_parser {
-    size_t seen;         /* bytes already searched for the end of the head */
-    size_t head_bytes;   /* 0 until the head is complete */
+    size_t start;        /* empty lines skipped */
+    size_t seen;         /* bytes already looked at */
+    size_t head_bytes;   /* from the first byte of input; 0 until the head is complete */
     size_t body_bytes;   /* from Content-Length */
-    bool wants_continue; /* head complete, client waits for "100 Continue" (RFC 9110 10.1.1);
-                            the caller answers once and clears it */
-    int status;          /* 400, 405?, 408, 413, 414, 417, 431, 501, 505 after HTTP_ERROR */
+    bool wants_continue; /* the head is complete, the client waits for "100 Continue" (RFC 9110
+                            section 10.1.1); the caller answers once and clears it */
+    int status;          /* after HTTP_ERROR: 400, 413, 414, 417, 431, 501, 505 */
     const char *reason;  /* a sentence for the client, static */
 };
 

@@ -20,8 +20,9 @@
 #include "relayd/ops/log_impl.h"
 
 #define GATHER_MS 10
-#define DIRECT_MS SECOND /* a line written by its own thread waits so long for the target at most \
-                          */
+#define DIRECT_MS                                                                   \
+    SECOND /* a line written by its own thread waits so long for the target at most \
+            */
 
 static const char *const level_names[] = {"alert", "error", "warning", "info", "debug"};
 
