@@ -14,7 +14,7 @@
  *                                        conn_shutdown() or conn_retire()
  *
  * Rules
- *  (1) No function here calls back before it returns, but conn_close-like ones end all callbacks.
+ *  (1) No function here calls back before it returns.
  *  (2) Each start has one completion: conn_connect -> on_connected or on_closed;
  *      conn_start_tls -> on_tls. An open connection ends with one on_closed.
  *  (3) The driver ends a connection with exactly one conn_shutdown() or conn_retire(), at any
@@ -75,9 +75,11 @@ struct conn_ops {
      * conn_input(), take with conn_consume(); what is left is kept and shown again with the next.
      */
     void (*on_data)(void *arg);
-    /* All output is in the kernel's hands, after conn_out_pending() was not 0. May be NULL. */
+    /* All output is in the kernel's hands. Once after each time that conn_out_pending() was not 0.
+     * May be NULL. */
     void (*on_drained)(void *arg);
-    /* The handshake ended. On failure nothing but conn_retire() is left to do. */
+    /* The handshake ended. On failure nothing but conn_shutdown() (the peer sees
+     * our alert) or conn_retire() is left to do. */
     void (*on_tls)(void *arg, const struct conn_tls_result *result);
     /* The connection ended; unread bytes can still be read. Output is dropped from now on unless
      * kind is CONN_END_EOF. Not reported while reading is paused. */

@@ -1,9 +1,9 @@
 /*
  * listener - accept4() in bursts on one persistent read event.
  *
- * States: open (bound, no event) -> running <-> paused (by the owner) or resting (after EMFILE, until
- * a timer ends it). The event exists while running only. A level-triggered event that stays readable
- * while accept fails would spin (655,497 callbacks in 0.3 s were seen), hence the rest.
+ * States: open (bound, no event) -> running <-> paused (by the owner) or resting (after EMFILE,
+ * until a timer ends it). The event exists while running only. A level-triggered event that stays
+ * readable while accept fails would spin (655,497 callbacks in 0.3 s were seen), hence the rest.
  */
 #include "relayd/net/listener.h"
 
@@ -103,8 +103,7 @@ on_readable(evutil_socket_t fd, short what, void *arg)
     for (int i = 0; i < LISTENER_BURST && !l->paused && !l->closed; i++) {
         struct sockaddr_storage ss;
         socklen_t len = sizeof(ss);
-        int peer_fd =
-            accept4(fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int peer_fd = accept4(fd, (struct sockaddr *)&ss, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (peer_fd >= 0) {
             struct net_addr peer = {0};
             if (l->path == NULL)
@@ -123,10 +122,10 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 static enum err_code
 bind_error(struct err *err, int error, const char *where)
 {
-    enum err_code code = error == EADDRINUSE                           ? ERR_BUSY
-                         : error == EACCES || error == EPERM           ? ERR_PERM
-                         : error == EADDRNOTAVAIL || error == EAFNOSUPPORT ||
-                                 error == ENOENT || error == ENOTDIR || error == ENAMETOOLONG
+    enum err_code code = error == EADDRINUSE                 ? ERR_BUSY
+                         : error == EACCES || error == EPERM ? ERR_PERM
+                         : error == EADDRNOTAVAIL || error == EAFNOSUPPORT || error == ENOENT ||
+                                 error == ENOTDIR || error == ENAMETOOLONG
                              ? ERR_INVAL
                              : ERR_IO;
     return err_set(err, code, "listen on %s: %s", where, strerror(error));

@@ -15,8 +15,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define LOOP_BUFFER_BYTES 65536 /* one read takes at most this much: fairness between connections \
-                                 */
+#define LOOP_BUFFER_BYTES                                                   \
+    65536 /* one read takes at most this much: fairness between connections \
+           */
 
 struct loop; /* opaque */
 

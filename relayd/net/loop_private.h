@@ -22,15 +22,15 @@ struct loop {
     struct event_base *base;
     struct clock *clock;
     struct event *end_of_tick;
-    bool asked;                      /* end_of_tick is on its way */
-    bool ending;                     /* the end of a tick is being run */
-    struct deferred deferred;        /* head of the ring, in the order asked */
-    struct retired *retired;         /* to be freed at the end of the tick */
+    bool asked;               /* end_of_tick is on its way */
+    bool ending;              /* the end of a tick is being run */
+    struct deferred deferred; /* head of the ring, in the order asked */
+    struct retired *retired;  /* to be freed at the end of the tick */
     size_t n_retired, cap_retired;
-    struct conn *lingering;          /* connections that finish by themselves */
+    struct conn *lingering; /* connections that finish by themselves */
     size_t n_lingering;
-    struct strbuf gather;            /* memory lent to the connection whose callback runs */
-    struct strbuf cipher_out;        /* what one OpenSSL call wrote */
+    struct strbuf gather;     /* memory lent to the connection whose callback runs */
+    struct strbuf cipher_out; /* what one OpenSSL call wrote */
     char cipher_in[LOOP_BUFFER_BYTES];
     char input[2 * LOOP_BUFFER_BYTES + LOOP_RECORD_BYTES]; /* unread bytes, then one read */
 };

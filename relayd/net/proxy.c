@@ -101,7 +101,7 @@ v2_parse(struct span in, struct proxy_info *info, size_t *ret_len)
     const char *body = in.p + V2_HEAD_BYTES;
     info->version = 2;
     if (command == 0) {
-        info->local = true; /* the proxy's own health check */
+        info->local = true;      /* the proxy's own health check */
     } else if (family == 0x11) { /* TCP over IPv4 */
         if (length < 12)
             return PROXY_BAD;

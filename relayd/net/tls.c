@@ -240,8 +240,8 @@ certificate_load(struct tls_ctx *ctx, const char *cert_file, const char *key_fil
     return ERR_OK;
 }
 
-/* A client shows a certificate to prove that it holds a key; whose key that is the caller decides by
- * its pin. The signature over the handshake is checked by OpenSSL in any case. */
+/* A client shows a certificate to prove that it holds a key; whose key that is the caller decides
+ * by its pin. The signature over the handshake is checked by OpenSSL in any case. */
 static int
 client_certificate_taken(X509_STORE_CTX *store, void *arg)
 {
@@ -497,8 +497,10 @@ tls_peer_holds(SSL *ssl, struct tls_facts *ret_facts, const char **ret_text)
             wrong = X509_verify_cert_error_string(result);
     }
     if (wrong != NULL) {
-        free(SSL_get_ex_data(ssl, peer_index)); /* so that no session of this peer is kept */
-        SSL_set_ex_data(ssl, peer_index, NULL);
+        char *key = SSL_get_ex_data(ssl, peer_index);
+        tls_sessions_drop(ctx->sessions, key);
+        free(key);
+        SSL_set_ex_data(ssl, peer_index, NULL); /* a ticket that still comes is not kept */
         *ret_text = wrong;
         return false;
     }

@@ -70,13 +70,21 @@ tls_sessions_take(struct tls_sessions *s, const char *key)
         return NULL;
     SSL_SESSION *session = place->session;
     long age_s = (long)time(NULL) - SSL_SESSION_get_time(session);
-    bool usable = SSL_SESSION_is_resumable(session) && age_s >= 0 &&
-                  age_s < SSL_SESSION_get_timeout(session);
+    bool usable =
+        SSL_SESSION_is_resumable(session) && age_s >= 0 && age_s < SSL_SESSION_get_timeout(session);
     if (usable)
         SSL_SESSION_up_ref(session);
     if (!usable || SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION)
         place_clear(s, place);
     return usable ? session : NULL;
+}
+
+void
+tls_sessions_drop(struct tls_sessions *s, const char *key)
+{
+    struct place *place = place_of(s, key);
+    if (place->key != NULL && strcmp(place->key, key) == 0)
+        place_clear(s, place);
 }
 
 size_t

@@ -20,4 +20,5 @@ void tls_sessions_put(struct tls_sessions *s, const char *key, SSL_SESSION *sess
 /* A session to offer, with a reference for the caller; NULL when there is none or it has run out. A
  * TLS 1.3 ticket is given once only (RFC 8446 appendix C.4). */
 SSL_SESSION *tls_sessions_take(struct tls_sessions *s, const char *key);
+void tls_sessions_drop(struct tls_sessions *s, const char *key);
 size_t tls_sessions_n(const struct tls_sessions *s);
