@@ -1,0 +1,95 @@
+/*
+ * facts - what DNS says about how a domain's mail is reached (RFC 5321 section 5.1).
+ *
+ * Two questions, two steps: which *site* serves a domain (its MX host names; asked for each
+ * recipient, usually answered at once from the cache of dns), and at which addresses that site's
+ * hosts can be reached right now (asked when a connection is opened).
+ *
+ * Bounded whatever the zone says: FACTS_HOSTS_MAX hosts are looked at, FACTS_TRY_HOSTS of them are
+ * offered with FACTS_TRY_ADDRESSES addresses each. Loop thread only.
+ */
+#pragma once
+
+#include "policy/base/domain.h"
+#include "policy/base/ip.h"
+#include "policy/base/outcome.h"
+#include "policy/base/span.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct config;
+struct dns;
+struct hop;
+
+#define FACTS_HOSTS_MAX 20    /* MX hosts looked up for one attempt, the best ones */
+#define FACTS_TRY_HOSTS 5     /* of them tried in one attempt */
+#define FACTS_TRY_ADDRESSES 2 /* of each host */
+#define FACTS_SITE_KEY_MAX 1024
+
+struct facts;
+
+struct facts *facts_new(struct dns *dns);
+void facts_free(struct facts *facts); /* no look-up is under way any more */
+
+/*
+ * Learn our own addresses for the loop check: the interfaces of this machine and the listeners of
+ * `config`. Called at start and at each reload; `config` stays alive until the next call.
+ */
+void facts_set_config(struct facts *facts, const struct config *config);
+
+/* Which site serves a domain. */
+struct facts_site {
+    bool ok;                     /* else `outcome` says why: deferred or failed */
+    bool literal;                /* the domain is an address in brackets */
+    bool no_mx;                  /* no MX: the domain's own addresses */
+    char key[FACTS_SITE_KEY_MAX]; /* the same for all domains with the same MX host names */
+    char name[DOMAIN_BUF];       /* for people: the best host */
+    struct outcome outcome;
+};
+
+/* Answer from what is known already; false: not known yet, use facts_site_start(). */
+bool facts_site_cached(struct facts *facts, const char *domain, struct facts_site *ret);
+
+struct facts_query; /* a look-up under way */
+
+/* Look `domain` up (canonical, or an address literal in its brackets); done(arg, site) is called
+ * exactly once, never before this returns, unless cancelled. The site is valid during the call. */
+struct facts_query *facts_site_start(struct facts *facts, const char *domain,
+                                     void (*done)(void *arg, const struct facts_site *site),
+                                     void *arg);
+
+/* Where to connect, in the order to try. */
+struct facts_endpoint {
+    struct ip ip;
+    uint16_t port;
+    bool implicit_tls;
+    const char *host;
+};
+
+struct facts_endpoints {
+    bool ok; /* n >= 1; else `outcome` */
+    size_t n;
+    const struct facts_endpoint *list;
+    struct outcome outcome;
+};
+
+/*
+ * The addresses of the hosts that serve `domain` directly: by preference, equal ones shuffled, our
+ * own listeners and everything behind them dropped, special addresses dropped unless
+ * direct.allow_private. `done` as above.
+ */
+struct facts_query *facts_direct_start(struct facts *facts, const char *domain,
+                                       void (*done)(void *arg, const struct facts_endpoints *e),
+                                       void *arg);
+
+/* The addresses of a hop, for every port of its ladder; `first_port` (0: none) comes first. */
+struct facts_query *facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
+                                    void (*done)(void *arg, const struct facts_endpoints *e),
+                                    void *arg);
+
+/* No callback once this has returned. NULL is fine. */
+void facts_cancel(struct facts_query *query);
+
+/* Is this one of our own listeners? */
+bool facts_is_own(const struct facts *facts, const struct ip *ip, uint16_t port);

@@ -1,0 +1,103 @@
+/*
+ * relay - the values that the stages hand to each other. Declares only.
+ *
+ * A message is *in hand* while at least one of its recipients is being worked on: looked up,
+ * waiting at its site, in a transaction, or being recorded. schedule owns both structs; delivery
+ * and record read them, and record answers with a fate.
+ */
+#pragma once
+
+#include "policy/base/msec.h"
+#include "policy/base/outcome.h"
+#include "policy/base/span.h"
+#include "queue/queue.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define RELAY_ID_TEXT 80 /* NODE.XXXXXXXXXXXXX and a NUL */
+
+struct facts_query;
+struct lane;
+struct rcpt;
+struct schedule;
+struct site;
+
+/* The client's bytes (header and body as accepted), while they are in memory. */
+struct msg_body {
+    size_t n;
+    char bytes[];
+};
+
+/* A message in hand. The spans of `q` point into `block` (and its body is not used here). */
+struct msg {
+    struct queue_msg q;
+    char id_text[RELAY_ID_TEXT];
+    char *sender_domain;   /* canonical; "" for the null sender and without one */
+    struct msg_body *body; /* NULL: read it from the queue */
+    bool loaded;           /* `q` is whole; false: a page brought only what planning needs */
+    struct rcpt *rcpts;    /* those in hand, linked by next_of_msg */
+    void *block;           /* malloc'd */
+    /* schedule's own */
+    struct msg *body_next, **body_prev; /* in the list of messages with a body in memory */
+    msec_t body_since;                  /* monotonic */
+};
+
+/* Where a recipient in hand stands. */
+enum rcpt_stage {
+    STAGE_FACTS,     /* its MX is being looked up */
+    STAGE_READY,     /* waits at its site */
+    STAGE_BUSY,      /* in a transaction */
+    STAGE_RECORDING, /* its outcome is being stored */
+    STAGE_GONE,      /* out of hand; kept until no page can bring it back (schedule/hand.h) */
+};
+
+struct rcpt {
+    struct {
+        uint64_t id, no; /* the message's, and its number in it */
+    } key;
+    struct msg *msg;
+    struct rcpt *next_of_msg;
+    uint32_t revision;
+    uint8_t notify; /* QUEUE_NOTIFY_* */
+    bool fresh;     /* still in the queue's fresh table: never deferred */
+    struct span address, domain, orcpt; /* `domain` is NUL-terminated */
+    uint64_t lane;
+    msec_t due_at;
+    char *attempts; /* encoded (record/attempts.h), malloc'd; NULL: none */
+    size_t attempts_bytes;
+    msec_t begun_at; /* wall: when the attempt under way began; 0 before the first one */
+    /* schedule's own */
+    struct schedule *schedule;
+    enum rcpt_stage stage;
+    uint64_t tried; /* routes (bits of the configuration's routes) that failed in this attempt */
+    struct site *site;
+    struct rcpt *ready_next, **ready_prev;
+    struct facts_query *facts;
+    struct lane *from_lane; /* whose page brought it; NULL: fresh or just accepted */
+    uint64_t gone_txn;
+    struct rcpt *gone_next;
+    char text[]; /* what the spans point to */
+};
+
+/* How one recipient's attempt went, as logged, counted, learned and told. Valid during the call. */
+struct attempt {
+    struct rcpt *rcpt;
+    struct outcome outcome;
+    const char *route, *site; /* names; "" when none was reached */
+    const char *peer;         /* "192.0.2.1:25", or "" when nobody was reached */
+    const char *host;         /* the peer's name, or "" */
+    const char *tls;          /* "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
+    msec_t connect_ms, transfer_ms;
+    bool hop;           /* the route was a hop */
+    bool dsn_passed_on; /* the peer offered DSN, so it will tell of success itself */
+    bool discarded;     /* a rule with `discard`: finished without a delivery */
+};
+
+/* What record decided on and the queue has stored. */
+enum rcpt_fate {
+    FATE_FINISHED, /* delivered, failed or removed */
+    FATE_DEFERRED, /* due again at due_at */
+    FATE_HELD,     /* waits for the administrator */
+    FATE_CHANGED,  /* a verb was faster: what the queue holds now goes */
+};

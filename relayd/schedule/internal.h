@@ -1,0 +1,129 @@
+/*
+ * internal - what the files of relayd/schedule share.
+ *
+ *   plan.c      pages in, recipients to sites          site.c      sites and their ready lists
+ *   pump.c      links: connections and transactions    postpone.c  back to the queue without an attempt
+ *   pause.c     suspensions and held domains           hand.c lanes.c  the tables
+ */
+#pragma once
+
+#include "policy/route.h"
+#include "policy/shape.h"
+#include "relayd/schedule/hand.h"
+#include "relayd/schedule/lanes.h"
+#include "relayd/schedule/schedule.h"
+
+enum link_state {
+    LINK_RESOLVING, /* the addresses are being looked up */
+    LINK_OPENING,   /* connecting */
+    LINK_READY,     /* takes a transaction */
+    LINK_LOADING,   /* its message is being read from the queue */
+    LINK_BUSY,      /* in a transaction, or between it and being ready again */
+    LINK_DEAD,      /* closed while its message is being read */
+};
+
+#define LINK_RCPTS_MAX 100 /* of one transaction (RFC 5321 section 4.5.3.1.8) */
+
+struct site_link {
+    struct site *site;
+    struct site_link *next, **prev;
+    enum link_state state;
+    struct facts_query *facts;
+    void *conn; /* delivery's */
+    size_t n_rcpts;
+    struct rcpt *rcpts[LINK_RCPTS_MAX];
+};
+
+struct site {
+    struct schedule *schedule;
+    char *key;
+    char *name;   /* of the best MX host, or of the hop */
+    char *route;  /* its route's name: indices change with the configuration */
+    char *domain; /* direct: one of the domains it serves, to look its hosts up */
+    enum config_tls tls;
+    enum site_state state;
+    struct rcpt *ready, **ready_tail;
+    size_t n_ready;
+    struct site_link *links;
+    size_t n_links, n_open, n_busy; /* all; resolving or opening; with a transaction */
+    size_t link_limit; /* learned from refused extra connections; 0: none */
+    struct shape shape;
+    struct timer timer;   /* the next moment at which it may act */
+    msec_t probe_at;      /* monotonic; when DOWN */
+    unsigned failures;    /* in a row */
+    struct outcome failure;
+    uint16_t port;        /* of a hop's ladder: what worked */
+    msec_t used_at;       /* monotonic */
+    size_t n_rcpts;       /* recipients whose `site` it is: it stays as long */
+    bool waits_for_slot;  /* in the line for a connection */
+    struct site *slot_next;
+};
+
+struct postponed;
+
+struct schedule {
+    struct schedule_env env;
+    struct clock *clock;
+    const struct config *config;
+    struct hand hand;
+    struct lanes lanes;
+    struct map sites;
+    struct timer sweep; /* each second: bodies too long in memory, sites without work */
+    /* the fresh table */
+    bool fresh_backlog, fresh_reading;
+    struct queue_key fresh_after;
+    uint64_t fresh_left_txn; /* last commit of which something was left in the fresh table */
+    size_t lane_reads;       /* under way */
+    /* connections */
+    size_t n_links;
+    struct site *slot_first, **slot_tail; /* sites that wait for one */
+    bool draining;
+    void (*on_drained)(void *arg);
+    void *drained_arg;
+    struct pause *pauses;
+    struct timer pause_timer;
+    struct map held_domains; /* canonical domain -> its own text */
+    struct postponed *postponed; /* being gathered in this tick */
+    size_t n_postponed;
+    struct deferred flush;
+    size_t n_ready, n_recording;
+};
+
+/* plan.c */
+void plan_rcpt(struct schedule *s, struct rcpt *rcpt); /* route it and bring it to its site */
+void plan_more(struct schedule *s); /* read pages if there is room */
+void plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outcome,
+               const char *route, const char *site);
+
+/* site.c */
+struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
+                      const char *domain, enum config_tls tls);
+void site_add(struct site *site, struct rcpt *rcpt);
+void site_remove(struct site *site, struct rcpt *rcpt); /* from the ready list */
+enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };
+/* May a recipient be brought here now? LAST_RESORT: a probe is under way; wait for it. */
+enum site_use site_usable(struct site *site);
+void site_up(struct site *site);
+void site_down(struct site *site, const struct outcome *outcome);
+bool site_suspended(const struct site *site);
+const struct hop *site_hop(const struct site *site);
+struct config_shape site_shape(const struct site *site);
+void sites_sweep(struct schedule *s, bool all);
+
+void rcpt_set_site(struct rcpt *rcpt, struct site *site); /* or NULL */
+
+/* pump.c */
+void site_pump(struct site *site);
+void pump_slots(struct schedule *s); /* connections became free */
+void pump_drained(struct schedule *s);
+
+/* postpone.c: back to the queue's schedule at `due_at`, no attempt counted. */
+void postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at);
+
+/* pause.c */
+bool pause_domain(const struct schedule *s, struct span domain);
+void pauses_free(struct schedule *s);
+void pauses_load(struct schedule *s, void (*then)(struct schedule *s));
+
+/* The recipient is out of hand. */
+void schedule_leave(struct schedule *s, struct rcpt *rcpt, uint64_t txn);

@@ -1,0 +1,269 @@
+/*
+ * pause - suspensions (of a domain, a site or a route, until a moment) and domains on hold. Both
+ * are rows of the queue's state, read at the start:
+ *
+ *    suspend:KIND:NAME -> version byte 1, u64 until (wall ms, big-endian), reason
+ *    hold:DOMAIN       -> the reason
+ *
+ * Recipients of a suspended or held domain stay in the queue and are not taken in hand; those of a
+ * suspended site or route wait in its ready list.
+ */
+#include "relayd/schedule/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/ops/log.h"
+
+#define PAUSE_ROWS_MAX 1000
+
+const char *
+pause_kind_name(enum pause_kind kind)
+{
+    static const char *const names[] = {"domain", "site", "route"};
+    return names[kind];
+}
+
+const struct pause *
+schedule_pauses(const struct schedule *s)
+{
+    return s->pauses;
+}
+
+const struct pause *
+schedule_paused(const struct schedule *s, enum pause_kind kind, struct span name)
+{
+    for (const struct pause *p = s->pauses; p != NULL; p = p->next)
+        if (p->kind == kind && span_ieq(span_str(p->name), name))
+            return p;
+    return NULL;
+}
+
+bool
+pause_domain(const struct schedule *s, struct span domain)
+{
+    return map_get(&s->held_domains, domain) != NULL ||
+           schedule_paused(s, PAUSE_DOMAIN, domain) != NULL;
+}
+
+static void
+pause_free(struct pause *p)
+{
+    free(p->name);
+    free(p->reason);
+    free(p);
+}
+
+static void
+sites_pump(struct schedule *s)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+    while (map_next(&s->sites, &pos, &key, &value))
+        site_pump(value);
+}
+
+static void pauses_arm(struct schedule *s);
+
+static void
+on_pause_over(void *arg)
+{
+    struct schedule *s = arg;
+    msec_t now = clock_wall(s->clock);
+    bool ended = false;
+
+    for (struct pause **link = &s->pauses; *link != NULL;) {
+        struct pause *p = *link;
+        if (p->until_at > now) {
+            link = &p->next;
+            continue;
+        }
+        log_text(s->env.log, LOG_INFO, "resumed", "%s %s: its time is over",
+                 pause_kind_name(p->kind), p->name);
+        *link = p->next;
+        pause_free(p);
+        ended = true;
+    }
+    if (ended) {
+        schedule_rescan(s);
+        sites_pump(s);
+    }
+    pauses_arm(s);
+}
+
+static void
+pauses_arm(struct schedule *s)
+{
+    msec_t first = INT64_MAX;
+    for (const struct pause *p = s->pauses; p != NULL; p = p->next)
+        if (p->until_at < first)
+            first = p->until_at;
+    if (first == INT64_MAX)
+        timer_cancel(s->clock, &s->pause_timer);
+    else
+        timer_set(s->clock, &s->pause_timer, first - clock_wall(s->clock), on_pause_over, s);
+}
+
+void
+schedule_suspend(struct schedule *s, enum pause_kind kind, struct span name, msec_t until_at,
+                 struct span reason)
+{
+    struct pause *p = (struct pause *)(uintptr_t)schedule_paused(s, kind, name);
+    if (p == NULL) {
+        p = xcalloc(1, sizeof(*p));
+        p->kind = kind;
+        p->name = xstrndup(name.p, name.n);
+        p->next = s->pauses;
+        s->pauses = p;
+    }
+    free(p->reason);
+    p->reason = xstrndup(reason.p, reason.n);
+    p->until_at = until_at;
+    pauses_arm(s);
+}
+
+size_t
+schedule_resume(struct schedule *s, struct span name)
+{
+    size_t n = 0;
+    for (struct pause **link = &s->pauses; *link != NULL;) {
+        struct pause *p = *link;
+        if (!span_ieq(span_str(p->name), name)) {
+            link = &p->next;
+            continue;
+        }
+        *link = p->next;
+        pause_free(p);
+        n++;
+    }
+    if (n > 0) {
+        pauses_arm(s);
+        schedule_rescan(s);
+        sites_pump(s);
+    }
+    return n;
+}
+
+void
+schedule_hold_domain(struct schedule *s, struct span domain, bool held)
+{
+    char *old = map_get(&s->held_domains, domain);
+    if (held && old == NULL) {
+        char *name = xstrndup(domain.p, domain.n);
+        map_put(&s->held_domains, span_str(name), name);
+    } else if (!held && old != NULL) {
+        map_remove(&s->held_domains, domain);
+        free(old);
+        schedule_rescan(s);
+    }
+}
+
+void
+pauses_free(struct schedule *s)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+
+    timer_cancel(s->clock, &s->pause_timer);
+    while (s->pauses != NULL) {
+        struct pause *p = s->pauses;
+        s->pauses = p->next;
+        pause_free(p);
+    }
+    while (map_next(&s->held_domains, &pos, &key, &value)) {
+        map_remove(&s->held_domains, key);
+        free(value);
+        pos--;
+    }
+    map_release(&s->held_domains);
+}
+
+/* ---- reading them at the start ---- */
+
+struct state_read {
+    struct store_read read;
+    struct schedule *schedule;
+    void (*then)(struct schedule *s);
+    char after[QUEUE_STATE_KEY_MAX];
+};
+
+static void
+take_suspension(struct schedule *s, struct span name, struct span value)
+{
+    struct span rest = name;
+    struct span kind = span_cut(&rest, ':');
+    msec_t until = 0;
+
+    if (value.n < 9 || value.p[0] != 1)
+        return;
+    for (int i = 1; i <= 8; i++)
+        until = until << 8 | (unsigned char)value.p[i];
+    for (int k = PAUSE_DOMAIN; k <= PAUSE_ROUTE; k++)
+        if (span_eq(kind, span_str(pause_kind_name((enum pause_kind)k))))
+            schedule_suspend(s, (enum pause_kind)k, rest, until, span_from(value, 9));
+}
+
+static void state_done(struct store_read *read);
+
+static void
+state_read(struct state_read *sr, struct span prefix, struct span after)
+{
+    size_t n = after.n < sizeof(sr->after) ? after.n : 0;
+    if (n > 0)
+        memmove(sr->after, after.p, n);
+    sr->read.kind = STORE_READ_STATE;
+    sr->read.done = state_done;
+    sr->read.state.prefix = prefix;
+    sr->read.state.after = span_of(sr->after, n);
+    sr->read.state.max = PAUSE_ROWS_MAX;
+    store_read(sr->schedule->env.store, &sr->read);
+}
+
+static void
+state_done(struct store_read *read)
+{
+    struct state_read *sr = CONTAINER_OF(read, struct state_read, read);
+    struct schedule *s = sr->schedule;
+    struct span prefix = read->state.prefix;
+    bool holds = span_eq(prefix, SPAN(QUEUE_HOLD_SPACE));
+
+    if (read->code != ERR_OK) {
+        log_alert(s->env.log, "queue_damaged", "holds and suspensions cannot be read: %s",
+                  read->err.text);
+    } else {
+        struct queue_facts *facts = &read->state.facts;
+        for (size_t i = 0; i < facts->n_rows; i++) {
+            struct span name = span_from(facts->rows[i].key, prefix.n);
+            if (holds)
+                schedule_hold_domain(s, name, true);
+            else
+                take_suspension(s, name, facts->rows[i].value);
+        }
+        if (facts->more && facts->n_rows > 0) {
+            struct queue_facts page = *facts;
+            state_read(sr, prefix, page.rows[page.n_rows - 1].key);
+            queue_facts_release(&page);
+            return;
+        }
+        queue_facts_release(facts);
+    }
+    if (holds) {
+        state_read(sr, SPAN("suspend:"), SPAN_NONE);
+        return;
+    }
+    void (*then)(struct schedule *) = sr->then;
+    free(sr);
+    then(s);
+}
+
+void
+pauses_load(struct schedule *s, void (*then)(struct schedule *s))
+{
+    struct state_read *sr = xcalloc(1, sizeof(*sr));
+    sr->schedule = s;
+    sr->then = then;
+    state_read(sr, SPAN(QUEUE_HOLD_SPACE), SPAN_NONE);
+}

@@ -1,0 +1,511 @@
+/*
+ * pump - the links of a site: opens connections while messages wait, gives each ready one the next
+ * transaction, and computes the next moment at which the site may act.
+ *
+ *    RESOLVING ─▶ OPENING ─▶ READY ─▶ LOADING ─▶ BUSY ─┐
+ *        │ no address │ failed  ▲      (from the queue) │
+ *        ▼            ▼         └───────────────────────┘      closed at any state: gone
+ *      gone         gone
+ */
+#include "relayd/schedule/internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/ops/log.h"
+
+/* ---- links ---- */
+
+static void
+link_free(struct site_link *link)
+{
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+
+    *link->prev = link->next;
+    if (link->next != NULL)
+        link->next->prev = link->prev;
+    site->n_links--;
+    s->n_links--;
+    free(link);
+    pump_slots(s);
+}
+
+static struct site_link *
+link_new(struct site *site)
+{
+    struct site_link *link = xcalloc(1, sizeof(*link));
+    link->site = site;
+    link->next = site->links;
+    link->prev = &site->links;
+    if (link->next != NULL)
+        link->next->prev = &link->next;
+    site->links = link;
+    site->n_links++;
+    site->n_open++;
+    site->schedule->n_links++;
+    return link;
+}
+
+const char *
+schedule_link_site(const struct site_link *link)
+{
+    return link->site->name;
+}
+
+const char *
+schedule_link_route(const struct site_link *link)
+{
+    return link->site->route;
+}
+
+bool
+schedule_link_is_hop(const struct site_link *link)
+{
+    return site_hop(link->site) != NULL;
+}
+
+/* Could the first one who waits here go another way? */
+static bool
+has_fallback(const struct site *site)
+{
+    struct route_decision d;
+    const struct rcpt *rcpt = site->ready;
+    if (rcpt == NULL)
+        return false;
+    const char *at = memrchr(rcpt->address.p, '@', rcpt->address.n);
+    const struct route_query query = {
+        .sender = rcpt->msg->q.sender,
+        .sender_domain = span_str(rcpt->msg->sender_domain),
+        .rcpt_local = span_first(rcpt->address, at == NULL ? rcpt->address.n
+                                                           : (size_t)(at - rcpt->address.p)),
+        .domain = rcpt->domain,
+    };
+    route_decide(site->schedule->config, &query, &d);
+    return d.action == ROUTE_DELIVER && d.n_routes > 1;
+}
+
+static void
+on_endpoints(void *arg, const struct facts_endpoints *endpoints)
+{
+    struct site_link *link = arg;
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+
+    link->facts = NULL;
+    if (!endpoints->ok) {
+        schedule_link_failed(link, &endpoints->outcome);
+        return;
+    }
+    const struct schedule_target target = {
+        .route = site->route,
+        .hop = site_hop(site),
+        .site = site->name,
+        .tls = site->tls,
+        .has_fallback = has_fallback(site),
+        .max_messages = site_shape(site).max_messages_per_connection,
+        .endpoints = endpoints,
+    };
+    link->state = LINK_OPENING;
+    link->conn = s->env.ops->open(s->env.arg, link, &target);
+}
+
+static void
+link_open(struct site *site)
+{
+    struct schedule *s = site->schedule;
+    const struct hop *hop = site_hop(site);
+    struct site_link *link = link_new(site);
+
+    link->state = LINK_RESOLVING;
+    if (hop != NULL)
+        link->facts = facts_hop_start(s->env.facts, hop, site->port, on_endpoints, link);
+    else
+        link->facts = facts_direct_start(s->env.facts, site->domain, on_endpoints, link);
+}
+
+/* ---- transactions ---- */
+
+/* The first waiting message's recipients at this site, off the ready list. */
+static size_t
+take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX])
+{
+    size_t n = 0;
+    struct msg *msg = site->ready->msg;
+    for (struct rcpt *rcpt = msg->rcpts; rcpt != NULL && n < LINK_RCPTS_MAX;
+         rcpt = rcpt->next_of_msg) {
+        if (rcpt->stage != STAGE_READY || rcpt->site != site)
+            continue;
+        site_remove(site, rcpt);
+        ret[n++] = rcpt;
+    }
+    assert(n > 0);
+    return n;
+}
+
+static void
+link_send(struct site_link *link)
+{
+    struct schedule *s = link->site->schedule;
+    link->state = LINK_BUSY;
+    s->env.ops->send(s->env.arg, link->conn, link->rcpts, link->n_rcpts);
+}
+
+struct load {
+    struct store_read read;
+    struct site_link *link;
+};
+
+/* The message can't be read: hold it where it is, or forget it when it is gone. */
+static void
+load_failed(struct site_link *link, const struct store_read *read)
+{
+    struct schedule *s = link->site->schedule;
+    bool gone = read->code == ERR_NOT_FOUND;
+
+    if (!gone)
+        log_alert(s->env.log, "queue_damaged", "%s: %s", link->rcpts[0]->msg->id_text,
+                  read->err.text);
+    for (size_t i = 0; i < link->n_rcpts; i++) {
+        struct rcpt *rcpt = link->rcpts[i];
+        rcpt->stage = STAGE_RECORDING;
+        s->n_recording++;
+        if (gone)
+            schedule_recorded(s, rcpt, FATE_CHANGED, 0, read->txn_id);
+        else
+            s->env.ops->hold(s->env.arg, rcpt, span_str(read->err.text));
+    }
+    link->n_rcpts = 0;
+    link->site->n_busy--;
+}
+
+static void
+take_mail(struct schedule *s, struct msg *msg, const struct queue_mail *mail)
+{
+    if (!msg->loaded)
+        msg_load(msg, &mail->msg);
+    if (msg->body != NULL || mail->msg.flags & QUEUE_MSG_CHUNKED)
+        return;
+    struct msg_body *body = xmalloc(sizeof(*body) + mail->msg.body.n);
+    body->n = mail->msg.body.n;
+    if (body->n > 0)
+        memcpy(body->bytes, mail->msg.body.p, body->n);
+    hand_set_body(&s->hand, msg, body, clock_now(s->clock));
+}
+
+static void
+load_done(struct store_read *read)
+{
+    struct load *load = CONTAINER_OF(read, struct load, read);
+    struct site_link *link = load->link;
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+    bool dead = link->state == LINK_DEAD;
+
+    if (read->code != ERR_OK) {
+        load_failed(link, read);
+    } else {
+        take_mail(s, link->rcpts[0]->msg, &read->mail.mail);
+        queue_mail_release(&read->mail.mail);
+        if (!dead) {
+            free(load);
+            link_send(link);
+            return;
+        }
+        for (size_t i = 0; i < link->n_rcpts; i++) {
+            rcpt_set_site(link->rcpts[i], NULL);
+            plan_rcpt(s, link->rcpts[i]);
+        }
+        site->n_busy--;
+    }
+    free(load);
+    if (dead) {
+        link_free(link);
+    } else {
+        link->state = LINK_READY;
+    }
+    site_pump(site);
+    pump_drained(s);
+}
+
+static void
+link_begin(struct site_link *link)
+{
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+
+    link->n_rcpts = take_group(site, link->rcpts);
+    for (size_t i = 0; i < link->n_rcpts; i++)
+        link->rcpts[i]->stage = STAGE_BUSY;
+    site->n_busy++;
+    site->used_at = clock_now(s->clock);
+    if (link->rcpts[0]->msg->loaded) {
+        link_send(link);
+        return;
+    }
+    struct load *load = xcalloc(1, sizeof(*load));
+    load->link = link;
+    load->read.kind = STORE_READ_MAIL;
+    load->read.done = load_done;
+    load->read.mail.id = link->rcpts[0]->key.id;
+    link->state = LINK_LOADING;
+    store_read(s->env.store, &load->read);
+}
+
+/* ---- the pump ---- */
+
+static struct site_link *
+ready_link(const struct site *site)
+{
+    struct site_link *link = site->links;
+    while (link != NULL && link->state != LINK_READY)
+        link = link->next;
+    return link;
+}
+
+/* How many messages wait, counted up to `max` (their recipients stand next to each other). */
+static size_t
+messages_waiting(const struct site *site, size_t max)
+{
+    size_t n = 0;
+    const struct msg *last = NULL;
+    for (const struct rcpt *rcpt = site->ready; rcpt != NULL && n < max; rcpt = rcpt->ready_next) {
+        n += rcpt->msg != last;
+        last = rcpt->msg;
+    }
+    return n;
+}
+
+static void
+open_links(struct site *site)
+{
+    struct schedule *s = site->schedule;
+    size_t limit = site->state == SITE_UP ? site_shape(site).max_connections : 1;
+
+    if (site->link_limit != 0 && limit > site->link_limit)
+        limit = site->link_limit;
+    while (site->n_links < limit && site->n_open < messages_waiting(site, site->n_open + 1)) {
+        if (s->n_links >= s->env.max_connections) {
+            if (!site->waits_for_slot) {
+                site->waits_for_slot = true;
+                site->slot_next = NULL;
+                *s->slot_tail = site;
+                s->slot_tail = &site->slot_next;
+            }
+            return;
+        }
+        link_open(site);
+    }
+}
+
+static void
+on_timer(void *arg)
+{
+    site_pump(arg);
+}
+
+static msec_t
+suspended_for(const struct site *site)
+{
+    const struct schedule *s = site->schedule;
+    const struct pause *p = schedule_paused(s, PAUSE_SITE, span_str(site->name));
+    if (p == NULL)
+        p = schedule_paused(s, PAUSE_ROUTE, span_str(site->route));
+    return p == NULL ? 0 : p->until_at - clock_wall(s->clock);
+}
+
+void
+site_pump(struct site *site)
+{
+    struct schedule *s = site->schedule;
+    msec_t now = clock_now(s->clock);
+
+    if (s->draining)
+        return;
+    if (site->n_ready > 0 && site_suspended(site)) {
+        timer_set(s->clock, &site->timer, suspended_for(site), on_timer, site);
+        return;
+    }
+    struct rate max = site_shape(site).max_rate;
+    const struct shape_rate rate = {max.count, max.per_ms};
+    shape_recover(&site->shape, now);
+    while (site->n_ready > 0) {
+        struct site_link *link = ready_link(site);
+        if (link == NULL) {
+            open_links(site);
+            return;
+        }
+        msec_t at = shape_next_at(&site->shape, rate, now);
+        if (at > now) {
+            timer_set_at(s->clock, &site->timer, at, on_timer, site);
+            return;
+        }
+        shape_take(&site->shape, rate, now);
+        link_begin(link);
+    }
+}
+
+void
+pump_slots(struct schedule *s)
+{
+    while (s->slot_first != NULL && s->n_links < s->env.max_connections) {
+        struct site *site = s->slot_first;
+        s->slot_first = site->slot_next;
+        if (s->slot_first == NULL)
+            s->slot_tail = &s->slot_first;
+        site->waits_for_slot = false;
+        site_pump(site);
+    }
+}
+
+void
+pump_drained(struct schedule *s)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+    size_t n_busy = 0;
+
+    if (!s->draining || s->on_drained == NULL || s->n_recording > 0)
+        return;
+    while (map_next(&s->sites, &pos, &key, &value))
+        n_busy += ((struct site *)value)->n_busy;
+    if (n_busy > 0)
+        return;
+    void (*on_drained)(void *arg) = s->on_drained;
+    s->on_drained = NULL;
+    on_drained(s->drained_arg);
+}
+
+/* ---- what connections report ---- */
+
+void
+schedule_link_ready(struct site_link *link)
+{
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+
+    if (link->state == LINK_OPENING) {
+        site->n_open--;
+        site_up(site);
+    }
+    link->state = LINK_READY;
+    if (s->draining)
+        s->env.ops->quit(s->env.arg, link->conn);
+    else
+        site_pump(site);
+}
+
+void
+schedule_link_port(struct site_link *link, uint16_t port)
+{
+    link->site->port = port;
+}
+
+void
+schedule_link_slow(struct site_link *link)
+{
+    shape_slow(&link->site->shape, clock_now(link->site->schedule->clock));
+}
+
+/* The first message that waits has made this attempt. */
+static void
+attempt_group(struct site *site, const struct outcome *outcome, bool down)
+{
+    struct schedule *s = site->schedule;
+    struct rcpt *rcpts[LINK_RCPTS_MAX];
+    struct attempt attempts[LINK_RCPTS_MAX];
+    size_t n = site->ready == NULL ? 0 : take_group(site, rcpts);
+
+    for (size_t i = 0; i < n; i++) {
+        rcpts[i]->stage = STAGE_RECORDING;
+        s->n_recording++;
+        attempts[i] = (struct attempt){.rcpt = rcpts[i], .outcome = *outcome, .route = site->route,
+                                       .site = site->name, .peer = "", .host = "", .tls = "",
+                                       .hop = site_hop(site) != NULL};
+    }
+    if (down)
+        site_down(site, outcome);
+    if (n > 0)
+        s->env.ops->attempted(s->env.arg, attempts, n);
+}
+
+void
+schedule_link_failed(struct site_link *link, const struct outcome *outcome)
+{
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+    size_t n_up = site->n_links - site->n_open;
+
+    site->n_open--;
+    link_free(link);
+    if (n_up > 0) {
+        /* Others are connected: the site takes no more than these. */
+        site->link_limit = n_up;
+        return;
+    }
+    if (site->n_open > 0)
+        return; /* another one is still trying: it decides */
+    /* A refusal by every host is an answer to this message; anything else is the site's trouble. */
+    attempt_group(site, outcome, outcome->kind != OUTCOME_FAILED);
+    if (site->state == SITE_PROBING)
+        site->state = SITE_UP;
+    site_pump(site);
+    pump_drained(s);
+}
+
+void
+schedule_link_sent(struct site_link *link, const struct outcome *trouble)
+{
+    struct site *site = link->site;
+    struct schedule *s = site->schedule;
+
+    for (size_t i = 0; i < link->n_rcpts; i++) {
+        link->rcpts[i]->stage = STAGE_RECORDING;
+        s->n_recording++;
+    }
+    link->n_rcpts = 0;
+    site->n_busy--;
+    site->used_at = clock_now(s->clock);
+    if (trouble != NULL) {
+        site_down(site, trouble);
+        s->env.ops->quit(s->env.arg, link->conn);
+    }
+}
+
+void
+schedule_link_closed(struct site_link *link)
+{
+    struct site *site = link->site;
+
+    assert(link->state != LINK_BUSY || link->n_rcpts == 0);
+    if (link->state == LINK_LOADING) {
+        link->state = LINK_DEAD;
+        return;
+    }
+    link_free(link);
+    site_pump(site);
+}
+
+void
+schedule_drain(struct schedule *s, void (*on_drained)(void *arg), void *arg)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+
+    s->draining = true;
+    s->on_drained = on_drained;
+    s->drained_arg = arg;
+    while (map_next(&s->sites, &pos, &key, &value)) {
+        struct site *site = value;
+        timer_cancel(s->clock, &site->timer);
+        for (struct site_link *link = site->links, *next; link != NULL; link = next) {
+            next = link->next;
+            if (link->state == LINK_READY || link->state == LINK_OPENING)
+                s->env.ops->quit(s->env.arg, link->conn);
+        }
+    }
+    pump_drained(s);
+}

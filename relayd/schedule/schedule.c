@@ -1,0 +1,273 @@
+/*
+ * schedule - start, stop, reload and numbers; the work is in plan.c, site.c and pump.c.
+ */
+#include "relayd/schedule/internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/ops/log.h"
+
+#define SWEEP_MS SECOND
+#define BODY_KEEP_MS (2 * SECOND) /* a body whose first attempt has not come by then is dropped */
+#define LANES_PAGE 10000
+
+static void
+on_lanes_due(void *arg)
+{
+    plan_more(arg);
+}
+
+/* Bodies that wait for longer than a moment, oldest first; those in a transaction are read again. */
+static void
+bodies_sweep(struct schedule *s, msec_t now)
+{
+    while (s->hand.bodies != NULL && now - s->hand.bodies->body_since > BODY_KEEP_MS)
+        hand_drop_body(&s->hand, s->hand.bodies);
+}
+
+static void
+on_sweep(void *arg)
+{
+    struct schedule *s = arg;
+    bodies_sweep(s, clock_now(s->clock));
+    hand_sweep(&s->hand, store_read_floor(s->env.store));
+    sites_sweep(s, false);
+    plan_more(s);
+    timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
+}
+
+static void
+set_longest(struct schedule *s)
+{
+    const struct config_queue *queue = &s->config->queue;
+    msec_t longest = SITE_PROBE_HOP_MAX_MS;
+    for (size_t i = 0; i < queue->n_intervals; i++)
+        if (queue->intervals_ms[i] > longest)
+            longest = queue->intervals_ms[i];
+    if (queue->greylist_ms > longest)
+        longest = queue->greylist_ms;
+    s->lanes.longest_ms = longest * 2;
+}
+
+struct schedule *
+schedule_new(const struct schedule_env *env)
+{
+    struct schedule *s = xcalloc(1, sizeof(*s));
+    struct map_seed seed;
+
+    s->env = *env;
+    s->clock = loop_clock(env->loop);
+    s->config = env->config;
+    arc4random_buf(&seed, sizeof(seed));
+    map_init(&s->sites, seed);
+    map_init(&s->held_domains, seed);
+    hand_init(&s->hand);
+    lanes_init(&s->lanes, s->clock, on_lanes_due, s);
+    s->slot_tail = &s->slot_first;
+    set_longest(s);
+    return s;
+}
+
+void
+schedule_free(struct schedule *s)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+
+    if (s == NULL)
+        return;
+    timer_cancel(s->clock, &s->sweep);
+    loop_defer_cancel(&s->flush);
+    while (map_next(&s->hand.rcpts, &pos, &key, &value)) {
+        struct rcpt *rcpt = value;
+        facts_cancel(rcpt->facts);
+        rcpt->facts = NULL;
+    }
+    pos = 0;
+    while (map_next(&s->sites, &pos, &key, &value)) {
+        struct site *site = value;
+        for (struct site_link *link = site->links, *next; link != NULL; link = next) {
+            next = link->next;
+            facts_cancel(link->facts);
+            free(link);
+        }
+    }
+    free(s->postponed);
+    sites_sweep(s, true);
+    map_release(&s->sites);
+    lanes_release(&s->lanes);
+    hand_release(&s->hand);
+    pauses_free(s);
+    free(s);
+}
+
+/* ---- start ---- */
+
+struct lanes_read {
+    struct store_read read;
+    struct schedule *schedule;
+    struct queue_lane_row rows[LANES_PAGE];
+};
+
+static void
+lanes_page_done(struct store_read *read)
+{
+    struct lanes_read *lr = CONTAINER_OF(read, struct lanes_read, read);
+    struct schedule *s = lr->schedule;
+
+    if (read->code != ERR_OK) {
+        log_alert(s->env.log, "queue_damaged", "the schedule cannot be read: %s", read->err.text);
+        free(lr);
+        return;
+    }
+    for (size_t i = 0; i < read->lanes.n; i++)
+        lanes_note(&s->lanes, lr->rows[i].lane, lr->rows[i].due_at);
+    if (read->lanes.more && !s->draining) {
+        read->lanes.from_start = false;
+        store_read(s->env.store, read);
+        return;
+    }
+    free(lr);
+}
+
+static void
+read_lanes(struct schedule *s)
+{
+    struct lanes_read *lr = xcalloc(1, sizeof(*lr));
+    lr->schedule = s;
+    lr->read.kind = STORE_READ_LANES;
+    lr->read.done = lanes_page_done;
+    lr->read.lanes.from_start = true;
+    lr->read.lanes.rows = lr->rows;
+    lr->read.lanes.max = LANES_PAGE;
+    store_read(s->env.store, &lr->read);
+}
+
+static void
+start_reading(struct schedule *s)
+{
+    if (s->draining)
+        return;
+    read_lanes(s);
+    s->fresh_backlog = true;
+    plan_more(s);
+    timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
+}
+
+void
+schedule_start(struct schedule *s)
+{
+    pauses_load(s, start_reading);
+}
+
+void
+schedule_rescan(struct schedule *s)
+{
+    s->fresh_backlog = true;
+    s->fresh_after = (struct queue_key){0};
+    read_lanes(s);
+    lanes_wake(&s->lanes);
+    plan_more(s);
+}
+
+/* ---- reload ---- */
+
+static void
+site_replan(struct site *site)
+{
+    struct schedule *s = site->schedule;
+    struct rcpt *list = site->ready;
+
+    site->ready = NULL;
+    site->ready_tail = &site->ready;
+    s->n_ready -= site->n_ready;
+    site->n_ready = 0;
+    while (list != NULL) {
+        struct rcpt *rcpt = list;
+        list = rcpt->ready_next;
+        rcpt->tried = 0;
+        rcpt_set_site(rcpt, NULL);
+        plan_rcpt(s, rcpt);
+    }
+}
+
+void
+schedule_set_config(struct schedule *s, const struct config *config)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+    struct site **sites = xcalloc(s->sites.n + 1, sizeof(*sites));
+    size_t n = 0;
+
+    s->config = config;
+    set_longest(s);
+    /* Planning adds sites: walk over a copy. */
+    while (map_next(&s->sites, &pos, &key, &value))
+        sites[n++] = value;
+    for (size_t i = 0; i < n; i++) {
+        /* A hop may have been mended: do not wait for the old probe. */
+        if (sites[i]->state == SITE_DOWN)
+            sites[i]->probe_at = clock_now(s->clock);
+        sites[i]->link_limit = 0;
+        for (struct site_link *link = sites[i]->links; link != NULL; link = link->next)
+            if (link->state == LINK_READY)
+                s->env.ops->quit(s->env.arg, link->conn);
+        site_replan(sites[i]);
+    }
+    free(sites);
+}
+
+/* ---- verbs ---- */
+
+void
+schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t n, uint64_t txn)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct rcpt *rcpt = hand_rcpt(&s->hand, touched[i].id, touched[i].no);
+        if (rcpt != NULL && rcpt->stage == STAGE_READY) {
+            site_remove(rcpt->site, rcpt);
+            schedule_leave(s, rcpt, txn);
+        } else if (rcpt != NULL && rcpt->stage == STAGE_FACTS) {
+            schedule_leave(s, rcpt, txn);
+        }
+        /* One in a transaction finishes it; its outcome names the old revision. */
+        if (touched[i].revision != 0)
+            lanes_note(&s->lanes, touched[i].lane, touched[i].due_at);
+    }
+    plan_more(s);
+}
+
+bool
+schedule_in_hand(const struct schedule *s, uint64_t id, uint32_t no)
+{
+    const struct rcpt *rcpt = hand_rcpt(&s->hand, id, no);
+    return rcpt != NULL && rcpt->stage != STAGE_GONE;
+}
+
+void
+schedule_numbers(const struct schedule *s, struct schedule_numbers *ret)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+
+    *ret = (struct schedule_numbers){
+        .in_hand = s->hand.n_live,
+        .ready = s->n_ready,
+        .recording = s->n_recording,
+        .sites = s->sites.n,
+        .connections = s->n_links,
+        .lanes = lanes_count(&s->lanes),
+        .bodies_bytes = s->hand.body_bytes,
+        .fresh_backlog = s->fresh_backlog,
+    };
+    while (map_next(&s->sites, &pos, &key, &value)) {
+        const struct site *site = value;
+        ret->busy += site->n_busy;
+        ret->sites_down += site->state != SITE_UP;
+    }
+}

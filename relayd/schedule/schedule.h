@@ -1,0 +1,171 @@
+/*
+ * schedule - which recipient is tried when, by which route, at which site, on how many connections.
+ *
+ *   accepted ─▶ take ─┐                        ┌─ wait for facts ─┐
+ *   fresh page ───────┼─▶ plan (route, site) ──┴──────────────────┴─▶ ready at its site ─▶ link ─▶ send
+ *   lane page ────────┘        ▲    │ no route open: postponed                          (delivery)
+ *                              │    └───────▶ queue                                        │
+ *                     reroute ─┴──────────────────── record ◀──────── attempts ◀───────────┘
+ *
+ * Knows no SMTP: connections are opened and used through schedule_ops, and come back as the
+ * schedule_link_* calls. Knows no rules either: policy/route decides, anew at every attempt, so a
+ * changed map takes effect on mail that already waits. Loop thread only; nothing polls.
+ */
+#pragma once
+
+#include "policy/config.h"
+#include "relayd/facts.h"
+#include "relayd/net/loop.h"
+#include "relayd/relay.h"
+#include "relayd/store/store.h"
+
+#define SCHEDULE_HAND_MAX 20000 /* recipients in hand; below half of it more are read */
+#define SCHEDULE_PAGE_ROWS 500
+#define SITE_READY_MAX 2000 /* waiting at one site; more go to the queue's schedule */
+#define SITE_PROBE_HOP_MS (1 * MINUTE)
+#define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
+#define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* when a recipient that found its site full comes back */
+
+struct schedule;
+struct site_link; /* one connection of a site, as schedule sees it */
+
+/* What a connection is wanted for. Valid during the call. */
+struct schedule_target {
+    const char *route;      /* name */
+    const struct hop *hop;  /* NULL: direct */
+    const char *site;       /* name, for logs */
+    enum config_tls tls;    /* the level that holds */
+    bool has_fallback;      /* somebody waiting there could go another way */
+    uint32_t max_messages;  /* of one session */
+    const struct facts_endpoints *endpoints;
+};
+
+struct schedule_ops {
+    /* Begin to connect; returns the connection's handle. Answered by schedule_link_ready, _failed. */
+    void *(*open)(void *arg, struct site_link *link, const struct schedule_target *target);
+    /* One transaction: recipients of one message, all STAGE_BUSY, on a ready connection. Ends with
+     * schedule_link_sent(). */
+    void (*send)(void *arg, void *conn, struct rcpt *const *rcpts, size_t n);
+    void (*quit)(void *arg, void *conn);
+    /* Outcomes that need no connection (no route, no site, a site that is down): to record. */
+    void (*attempted)(void *arg, struct attempt *attempts, size_t n);
+    /* A rule says hold. */
+    void (*hold)(void *arg, struct rcpt *rcpt, struct span reason);
+    /* Has this recipient's expiry, or a warning to its sender, fallen due? */
+    bool (*overdue)(void *arg, const struct rcpt *rcpt);
+};
+
+struct log;
+struct schedule_env {
+    struct loop *loop;
+    struct log *log;
+    struct store *store;
+    struct queue *queue; /* for queue_lane() only */
+    struct facts *facts;
+    const struct config *config;
+    size_t max_connections; /* that the descriptors allow */
+    const struct schedule_ops *ops;
+    void *arg;
+};
+
+struct schedule *schedule_new(const struct schedule_env *env);
+/* Everything in hand is forgotten: the queue has it. Connections are gone by now. */
+void schedule_free(struct schedule *s);
+/* Read what waits: lanes, holds and suspensions, then fresh recipients. */
+void schedule_start(struct schedule *s);
+/* Start nothing new, quit idle connections; on_drained once no transaction is open. */
+void schedule_drain(struct schedule *s, void (*on_drained)(void *arg), void *arg);
+/* Another configuration: recipients that wait at sites are planned anew. */
+void schedule_set_config(struct schedule *s, const struct config *config);
+
+/*
+ * A message whose commit `txn` is synced, and its recipients as rcpt_new() made them. All of them
+ * are the schedule's from now on, and `body` (may be NULL) too. What does not fit in hand is
+ * dropped: it is in the queue's fresh table.
+ */
+void schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body,
+                   struct rcpt *const *rcpts, size_t n_rcpts, uint64_t txn);
+
+/* ---- what connections report ---- */
+
+/* The site that a link works for, for logs and outcomes. */
+const char *schedule_link_site(const struct site_link *link);
+const char *schedule_link_route(const struct site_link *link);
+bool schedule_link_is_hop(const struct site_link *link);
+
+void schedule_link_ready(struct site_link *link);
+/* Connected by way of `port`: a hop's ladder begins there next time. */
+void schedule_link_port(struct site_link *link, uint16_t port);
+/* Never ready, and gone. */
+void schedule_link_failed(struct site_link *link, const struct outcome *outcome);
+/* The transaction is over and its recipients are with record. `trouble` (or NULL): the hop is to be
+ * treated as down. */
+void schedule_link_sent(struct site_link *link, const struct outcome *trouble);
+void schedule_link_closed(struct site_link *link);
+/* A reply says that we are too fast for this site. */
+void schedule_link_slow(struct site_link *link);
+
+/* ---- what record decides ---- */
+
+/* The recipient's route failed it: is there another one to take now? Then it is on its way and must
+ * not be touched any more. */
+bool schedule_reroute(struct schedule *s, struct rcpt *rcpt);
+/* The queue has stored the fate of a recipient (STAGE_RECORDING) in transaction `txn`. */
+void schedule_recorded(struct schedule *s, struct rcpt *rcpt, enum rcpt_fate fate, msec_t due_at,
+                       uint64_t txn);
+
+/* ---- verbs ---- */
+
+/* A verb changed these recipients in the queue in transaction `txn`. */
+void schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t n,
+                      uint64_t txn);
+/* A held domain was released or a suspension ended: look at everything again. */
+void schedule_rescan(struct schedule *s);
+
+/* Suspensions: kind and name as in the state rows "suspend:KIND:NAME". */
+enum pause_kind { PAUSE_DOMAIN, PAUSE_SITE, PAUSE_ROUTE };
+const char *pause_kind_name(enum pause_kind kind); /* "domain", "site", "route" */
+struct pause {
+    enum pause_kind kind;
+    char *name;
+    char *reason;
+    msec_t until_at; /* wall */
+    struct pause *next;
+};
+void schedule_suspend(struct schedule *s, enum pause_kind kind, struct span name, msec_t until_at,
+                      struct span reason);
+/* Returns how many suspensions of that name ended. */
+size_t schedule_resume(struct schedule *s, struct span name);
+const struct pause *schedule_pauses(const struct schedule *s);
+const struct pause *schedule_paused(const struct schedule *s, enum pause_kind kind,
+                                    struct span name);
+void schedule_hold_domain(struct schedule *s, struct span domain, bool held);
+
+/* ---- what is going on ---- */
+
+enum site_state { SITE_UP, SITE_DOWN, SITE_PROBING };
+const char *site_state_name(enum site_state state); /* "up", "down", "probing" */
+
+struct site_info {
+    const char *name, *route;
+    enum site_state state;
+    bool suspended;
+    size_t n_ready, n_busy, n_connections;
+    msec_t probe_at; /* wall; when DOWN */
+    unsigned slowed; /* halvings of the rate */
+    const struct outcome *failure; /* of the last failed connection, when not UP */
+};
+/* Every site that is known at the moment; sites without work are forgotten after a while. */
+void schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),
+                    void *arg);
+/* The site by its route and key, if it is known; for explain. False: not known. */
+bool schedule_site_find(struct schedule *s, const char *route, const char *name,
+                        struct site_info *ret);
+
+struct schedule_numbers {
+    size_t in_hand, ready, busy, recording, sites, sites_down, connections, lanes, bodies_bytes;
+    bool fresh_backlog;
+};
+void schedule_numbers(const struct schedule *s, struct schedule_numbers *ret);
+/* Is the recipient in hand (not gone)? For `queue list`. */
+bool schedule_in_hand(const struct schedule *s, uint64_t id, uint32_t no);

@@ -1,0 +1,305 @@
+/*
+ * site - the destinations: one for each set of MX hosts, hop, or domain without MX, and TLS level.
+ *
+ *              a connection could not be made, none other is up
+ *        UP ────────────────────────────────────────────▶ DOWN until probe_at
+ *         ▲                                                 │ first recipient after probe_at
+ *         └──────────── a link says ready ────────────── PROBING (one link)
+ *                                                           │ failed: DOWN again, longer
+ *
+ * Who waits at a site that goes down takes another route now, or goes back to the queue until the
+ * probe is due. Called by plan.c and pump.c.
+ */
+#include "relayd/schedule/internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/ops/log.h"
+
+#define SITE_UNUSED_MS (10 * MINUTE) /* without work for so long: forgotten, if it is up */
+
+const char *
+site_state_name(enum site_state state)
+{
+    static const char *const names[] = {"up", "down", "probing"};
+    return names[state];
+}
+
+struct site *
+site_get(struct schedule *s, const char *route, const char *key, const char *name,
+         const char *domain, enum config_tls tls)
+{
+    char full[FACTS_SITE_KEY_MAX + 128];
+    int n = snprintf(full, sizeof(full), "%s|%d|%s", route, (int)tls, key);
+    struct span span = span_of(full, n < (int)sizeof(full) ? (size_t)n : sizeof(full) - 1);
+    struct site *site = map_get(&s->sites, span);
+    if (site == NULL) {
+        site = xcalloc(1, sizeof(*site));
+        site->schedule = s;
+        site->key = xstrndup(span.p, span.n);
+        site->name = xstrdup(name);
+        site->route = xstrdup(route);
+        site->domain = xstrdup(domain);
+        site->tls = tls;
+        site->ready_tail = &site->ready;
+        map_put(&s->sites, span_str(site->key), site);
+    }
+    site->used_at = clock_now(s->clock);
+    return site;
+}
+
+static void
+site_free(struct site *site)
+{
+    timer_cancel(site->schedule->clock, &site->timer);
+    free(site->key);
+    free(site->name);
+    free(site->route);
+    free(site->domain);
+    free(site);
+}
+
+void
+sites_sweep(struct schedule *s, bool all)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+    msec_t now = clock_now(s->clock);
+
+    while (map_next(&s->sites, &pos, &key, &value)) {
+        struct site *site = value;
+        bool idle = site->n_rcpts == 0 && site->n_links == 0 && !site->waits_for_slot;
+        bool old = now - site->used_at > SITE_UNUSED_MS &&
+                   (site->state == SITE_UP || now - site->probe_at > SITE_PROBE_HOP_MAX_MS);
+        if (!all && !(idle && old))
+            continue;
+        map_remove(&s->sites, span_str(site->key));
+        pos--;
+        site_free(site);
+    }
+}
+
+const struct hop *
+site_hop(const struct site *site)
+{
+    const struct config *config = site->schedule->config;
+    int r = config_route_find(config, span_str(site->route));
+    return r < 0 ? NULL : config->routes[r].hop;
+}
+
+struct config_shape
+site_shape(const struct site *site)
+{
+    const struct config *config = site->schedule->config;
+    const struct hop *hop = site_hop(site);
+    if (hop != NULL)
+        return (struct config_shape){.max_connections = hop->max_connections,
+                                     .max_messages_per_connection =
+                                         hop->max_messages_per_connection,
+                                     .max_rate = hop->max_rate};
+    for (size_t i = 0; i < config->n_providers; i++)
+        if (domain_patterns_find(config->providers[i].mx, config->providers[i].n_mx,
+                                 span_str(site->name)) != NULL)
+            return config->providers[i].shape;
+    return config->shaping;
+}
+
+bool
+site_suspended(const struct site *site)
+{
+    const struct schedule *s = site->schedule;
+    return schedule_paused(s, PAUSE_SITE, span_str(site->name)) != NULL ||
+           schedule_paused(s, PAUSE_ROUTE, span_str(site->route)) != NULL;
+}
+
+void
+rcpt_set_site(struct rcpt *rcpt, struct site *site)
+{
+    if (rcpt->site == site)
+        return;
+    if (rcpt->site != NULL)
+        rcpt->site->n_rcpts--;
+    rcpt->site = site;
+    if (site != NULL)
+        site->n_rcpts++;
+}
+
+enum site_use
+site_usable(struct site *site)
+{
+    if (site->state == SITE_UP || site_suspended(site))
+        return SITE_USE_YES;
+    if (site->state == SITE_PROBING)
+        return SITE_USE_LAST_RESORT;
+    return clock_now(site->schedule->clock) >= site->probe_at ? SITE_USE_YES : SITE_USE_NO;
+}
+
+void
+site_add(struct site *site, struct rcpt *rcpt)
+{
+    struct schedule *s = site->schedule;
+
+    if (site->n_ready >= SITE_READY_MAX) {
+        postpone_rcpt(s, rcpt, clock_wall(s->clock) + SCHEDULE_OVERFLOW_MS);
+        return;
+    }
+    rcpt_set_site(rcpt, site);
+    rcpt->stage = STAGE_READY;
+    rcpt->ready_next = NULL;
+    rcpt->ready_prev = site->ready_tail;
+    *site->ready_tail = rcpt;
+    site->ready_tail = &rcpt->ready_next;
+    site->n_ready++;
+    s->n_ready++;
+    if (site->state == SITE_DOWN && clock_now(s->clock) >= site->probe_at)
+        site->state = SITE_PROBING;
+    site_pump(site);
+}
+
+void
+site_remove(struct site *site, struct rcpt *rcpt)
+{
+    assert(rcpt->stage == STAGE_READY && rcpt->site == site);
+    *rcpt->ready_prev = rcpt->ready_next;
+    if (rcpt->ready_next != NULL)
+        rcpt->ready_next->ready_prev = rcpt->ready_prev;
+    else
+        site->ready_tail = rcpt->ready_prev;
+    site->n_ready--;
+    site->schedule->n_ready--;
+}
+
+void
+site_up(struct site *site)
+{
+    struct schedule *s = site->schedule;
+    struct log_line line;
+
+    if (site->state == SITE_UP)
+        return;
+    log_begin(s->env.log, &line, LOG_WARNING, "site_up");
+    log_cstr(&line, "site", site->name);
+    log_cstr(&line, "route", site->route);
+    log_int(&line, "failures", site->failures);
+    log_end(&line);
+    site->state = SITE_UP;
+    site->failures = 0;
+    site->link_limit = 0;
+}
+
+/* How long until the next probe: the first retry interval, for a hop 1 m doubling to 30 m. */
+static msec_t
+probe_delay(const struct site *site)
+{
+    if (site_hop(site) == NULL)
+        return site->schedule->config->queue.intervals_ms[0];
+    unsigned doublings = site->failures > 6 ? 6 : site->failures;
+    msec_t delay = SITE_PROBE_HOP_MS << (doublings > 0 ? doublings - 1 : 0);
+    return delay > SITE_PROBE_HOP_MAX_MS ? SITE_PROBE_HOP_MAX_MS : delay;
+}
+
+static void
+log_down(const struct site *site, msec_t delay)
+{
+    struct log *log = site->schedule->env.log;
+    struct log_line line;
+
+    if (site_hop(site) != NULL && site->failures == 1)
+        log_alert(log, "hop_down", "hop %s cannot be used: %s", site->name, site->failure.text);
+    log_begin(log, &line, LOG_WARNING, "site_down");
+    log_cstr(&line, "site", site->name);
+    log_cstr(&line, "route", site->route);
+    log_cstr(&line, "phase", site->failure.phase);
+    log_cstr(&line, "text", site->failure.text);
+    log_int(&line, "failures", site->failures);
+    log_ms(&line, "probe_in", delay);
+    log_end(&line);
+}
+
+/* Everybody who still waits here plans anew: by another route, or back to the queue. */
+static void
+site_scatter(struct site *site)
+{
+    struct schedule *s = site->schedule;
+    struct rcpt *list = site->ready;
+
+    site->ready = NULL;
+    site->ready_tail = &site->ready;
+    s->n_ready -= site->n_ready;
+    site->n_ready = 0;
+    while (list != NULL) {
+        struct rcpt *rcpt = list;
+        list = rcpt->ready_next;
+        rcpt_set_site(rcpt, NULL);
+        plan_rcpt(s, rcpt);
+    }
+}
+
+void
+site_down(struct site *site, const struct outcome *outcome)
+{
+    struct schedule *s = site->schedule;
+
+    site->failure = *outcome;
+    site->failures++;
+    msec_t delay = probe_delay(site);
+    site->probe_at = clock_now(s->clock) + delay;
+    site->state = SITE_DOWN;
+    log_down(site, delay);
+    site_scatter(site);
+}
+
+void
+schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),
+               void *arg)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+    while (map_next(&s->sites, &pos, &key, &value)) {
+        struct site *site = value;
+        struct site_info info = {
+            .name = site->name,
+            .route = site->route,
+            .state = site->state,
+            .suspended = site_suspended(site),
+            .n_ready = site->n_ready,
+            .n_busy = site->n_busy,
+            .n_connections = site->n_links,
+            .probe_at = site->state == SITE_UP ? 0
+                                               : clock_wall(s->clock) + site->probe_at -
+                                                     clock_now(s->clock),
+            .slowed = site->shape.slowed,
+            .failure = site->state == SITE_UP ? NULL : &site->failure,
+        };
+        each(arg, &info);
+    }
+}
+
+struct site_search {
+    const char *route, *name;
+    struct site_info *ret;
+    bool found;
+};
+
+static void
+match_site(void *arg, const struct site_info *info)
+{
+    struct site_search *search = arg;
+    if (strcmp(info->route, search->route) != 0 || strcmp(info->name, search->name) != 0)
+        return;
+    *search->ret = *info;
+    search->found = true;
+}
+
+bool
+schedule_site_find(struct schedule *s, const char *route, const char *name, struct site_info *ret)
+{
+    struct site_search search = {route, name, ret, false};
+    schedule_sites(s, match_site, &search);
+    return search.found;
+}
