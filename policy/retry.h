@@ -64,7 +64,7 @@ msec_t retry_due_clamp(const struct retry_policy *policy, msec_t due_at, msec_t 
 /*
  * How many delay notices should have been sent for a message of this age: compare with the number
  * sent. Several that fall due at once are sent as one, so record the returned number. Never more
- * than n_warn_after; those whose age is not below max age (or the null sender's) don't count.
+ * than n_warn_after; those that would come when the message has expired don't count.
  */
 unsigned retry_warnings_due(const struct retry_policy *policy, msec_t arrived_at, msec_t now);
 
