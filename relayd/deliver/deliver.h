@@ -16,13 +16,13 @@
  *           ^  txn_start |
  *           +------------+ on_outcome x n, on_txn_done, on_ready
  *           |
- *        QUITTING -----------------------------------------------> on_closed   (gone)
+ *        QUITTING, or closed by the peer ------------------------> on_closed   (gone)
  *
  * Invariants
  *  (1) Each recipient of a transaction gets exactly one on_outcome, then on_txn_done follows once;
  *      deliver_abort() is the only way to end a transaction without them.
- *  (2) A connection ends with exactly one of on_failed (it was never ready) and on_closed. The
- *      pointer is dead when that callback returns.
+ *  (2) A connection ends with exactly one of on_failed (all endpoints failed and it was never
+ *      ready) and on_closed (everything else). The pointer is dead when that callback returns.
  *  (3) deliver_start, deliver_txn_start, deliver_body and deliver_quit never call back before they
  *      return, except that deliver_body may ask for more by want_body. All of them may be called
  *      inside any callback of the same connection.
@@ -90,8 +90,8 @@ struct deliver_target {
     struct ip source_v4, source_v6;            /* bind address; family 0: the system's choice */
     struct deliver_timeouts timeouts;
     unsigned max_messages; /* transactions of one session, then QUIT; 0: no limit */
-    msec_t idle_ms;        /* without a transaction, then QUIT: 10 s, hop 60 s */
-    msec_t session_ms;     /* age at which no further transaction starts: 5 min */
+    msec_t idle_ms;        /* without a transaction, then QUIT: 10 s, hop 60 s; not 0 */
+    msec_t session_ms;     /* age at which no further transaction starts: 5 min; 0: no limit */
 };
 
 struct deliver_rcpt {
@@ -199,7 +199,8 @@ void deliver_txn_start(struct deliver_conn *conn, struct deliver_txn *txn);
 void deliver_body(struct deliver_conn *conn, struct deliver_txn *txn, uint64_t offset,
                   struct span bytes, bool last);
 
-/* The body cannot be read: the session is cut before the dot, who has no outcome is deferred. */
+/* The body cannot be read: the session is cut before the dot, who has no outcome is deferred. Calls
+ * back before it returns, up to on_closed. Ignored when nothing is asked. */
 void deliver_body_failed(struct deliver_conn *conn, struct deliver_txn *txn, const char *why);
 
 /* End politely: idle: QUIT now; busy: after this transaction; walking without one: at once. */

@@ -4,7 +4,7 @@
  * the table, the FIFO and the events; the handlers are in smtpc_session.c (up to "ready") and
  * smtpc_txn.c (from there on).
  */
-#include "relayd/deliver/internal.h"
+#include "relayd/deliver/smtpc_private.h"
 
 #include "policy/base/mem.h"
 
@@ -66,6 +66,7 @@ smtpc_new(const struct smtpc_config *config, const struct smtpc_ops *ops, void *
     s->ops = *ops;
     s->arg = arg;
     s->answered = -1;
+    smtp_reply_parser_init(&s->parser);
     return s;
 }
 
@@ -87,6 +88,7 @@ smtpc_free(struct smtpc *s)
         free(s->again[i]);
     out_clear(s);
     strbuf_release(&s->out);
+    smtp_reply_parser_release(&s->parser);
     free(s);
 }
 
@@ -132,7 +134,9 @@ smtpc_close(struct smtpc *s, enum smtpc_end end)
 {
     assert(end != SMTPC_END_OVER || s->txn == NULL);
     s->state = STATE_CLOSED;
+    s->want = SMTPC_WANT_CLOSE;
     s->end = end;
+    s->polite = false;
     s->head = s->flushed = s->tail = 0;
     out_clear(s);
     return SMTPC_WANT_CLOSE;
@@ -146,7 +150,9 @@ smtpc_host_failed(struct smtpc *s, const struct outcome *o, enum smtpc_end end)
         s->failure.kind = OUTCOME_DEFERRED;
         s->failure.path = true;
     }
-    return smtpc_close(s, end);
+    smtpc_close(s, end);
+    s->polite = s->answered >= 0 && o->code != 421; /* it has just answered a command */
+    return SMTPC_WANT_CLOSE;
 }
 
 /* ---- events ---- */
@@ -163,20 +169,49 @@ trace_reply(struct smtpc *s, const struct smtp_reply *r)
     s->ops.trace(s->arg, '<', span_of(line, (size_t)n < sizeof(line) ? (size_t)n : 0));
 }
 
-enum smtpc_want
-smtpc_reply(struct smtpc *s, const struct smtp_reply *r)
+static enum smtpc_want
+reply(struct smtpc *s, const struct smtp_reply *r)
 {
-    assert(r->code >= 200 && r->code <= 599);
     trace_reply(s, r);
+    s->wait_no++;
     if (!smtpc_expects_reply(s))
-        return s->state == STATE_BODY ? smtpc_early_reply(s, r)
-                                      : smtpc_violation(s, "a reply that nobody asked for");
+        return smtpc_early_reply(s, r);
     struct sent sent = s->in_flight[s->head++ % IN_FLIGHT_MAX];
     s->tls_heard |= s->in_tls;
     s->answered = (int)sent.cmd;
     enum smtpc_want want = commands[sent.cmd].on_reply(s, sent.rcpt, r);
     s->answered = -1;
     return want;
+}
+
+/* Why no byte may come now; NULL when one may. */
+static const char *
+unasked(const struct smtpc *s)
+{
+    if (s->state == STATE_TLS)
+        return "bytes in clear behind the reply to STARTTLS";
+    if (s->state == STATE_BODY || smtpc_expects_reply(s))
+        return NULL;
+    return "bytes that nobody asked for";
+}
+
+enum smtpc_want
+smtpc_input(struct smtpc *s, struct span bytes)
+{
+    while (bytes.n > 0 && s->state != STATE_CLOSED) {
+        struct smtp_reply r;
+        size_t used;
+        const char *why = unasked(s);
+        if (why != NULL)
+            return s->want = smtpc_violation(s, why);
+        enum smtp_reply_status status = smtp_reply_parse(&s->parser, bytes, &used, &r);
+        bytes = span_from(bytes, used);
+        if (status == SMTP_REPLY_BAD)
+            return s->want = smtpc_violation(s, s->parser.why);
+        if (status == SMTP_REPLY_DONE)
+            s->want = reply(s, &r);
+    }
+    return s->want;
 }
 
 /* The command that the next event, or the reply being handled, belongs to; -1: none. */
@@ -304,6 +339,12 @@ smtpc_end(const struct smtpc *s)
     return s->end;
 }
 
+bool
+smtpc_end_polite(const struct smtpc *s)
+{
+    return s->polite;
+}
+
 const struct outcome *
 smtpc_failure(const struct smtpc *s)
 {
@@ -326,6 +367,12 @@ bool
 smtpc_in_tls(const struct smtpc *s)
 {
     return s->in_tls;
+}
+
+unsigned
+smtpc_wait_no(const struct smtpc *s)
+{
+    return s->wait_no;
 }
 
 unsigned

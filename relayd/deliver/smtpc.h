@@ -1,7 +1,7 @@
 /*
- * smtpc - the SMTP client's protocol core: replies in, commands out, no I/O and no clock.
+ * smtpc - the SMTP client's protocol core: bytes in, commands out, no I/O and no clock.
  *
- * Every input (a reply, TLS up, the connection lost, a transaction, the body sent) returns what the
+ * Every input (bytes, TLS up, the connection lost, a transaction, the body sent) returns what the
  * driver has to do next. The driver (deliver.c) owns the descriptor, TLS, deadlines and the walk
  * over endpoints; the dialog tests and the fuzzer drive the same core without any of these.
  *
@@ -91,10 +91,12 @@ enum smtpc_want smtpc_open(struct smtpc *s, const struct smtpc_host *host);
 /* TLS is up, after SMTPC_WANT_TLS. Everything learned before is forgotten (RFC 3207 section 4.2).
  */
 enum smtpc_want smtpc_tls_up(struct smtpc *s);
-/* One complete reply. */
-enum smtpc_want smtpc_reply(struct smtpc *s, const struct smtp_reply *reply);
-/* The peer broke the protocol: a reply that is none or too long, bytes nobody asked for. */
-enum smtpc_want smtpc_violation(struct smtpc *s, const char *why);
+/*
+ * Bytes of the peer, any chunking. Replies are handled as they complete; with the first byte that
+ * nobody asked for (behind the reply to STARTTLS, while idle, before a command has left) and with
+ * the first that is no SMTP the session is over: SMTPC_WANT_CLOSE.
+ */
+enum smtpc_want smtpc_input(struct smtpc *s, struct span bytes);
 /* The connection is gone. `text` is for humans. Always returns SMTPC_WANT_CLOSE. */
 enum smtpc_want smtpc_lost(struct smtpc *s, enum smtpc_loss loss, const char *text);
 
@@ -122,6 +124,9 @@ void smtpc_output_taken(struct smtpc *s);
 
 /* After SMTPC_WANT_CLOSE. */
 enum smtpc_end smtpc_end(const struct smtpc *s);
+/* After SMTPC_WANT_CLOSE: the peer is in step with us, so QUIT may be said before the descriptor is
+ * closed in order. Otherwise cut it: buffered content must not end up complete. */
+bool smtpc_end_polite(const struct smtpc *s);
 /* After END_NEXT and END_STOP: what this host did. */
 const struct outcome *smtpc_failure(const struct smtpc *s);
 
@@ -129,6 +134,8 @@ const struct outcome *smtpc_failure(const struct smtpc *s);
 const char *smtpc_phase(const struct smtpc *s);
 /* Deadline of what is waited for (a whole reply, the handshake). */
 msec_t smtpc_timeout_ms(const struct smtpc *s);
+/* Changes whenever that deadline starts anew: with each reply, not with each byte of one. */
+unsigned smtpc_wait_no(const struct smtpc *s);
 /* A command whose reply is outstanding has been sent: a reply may come now. */
 bool smtpc_expects_reply(const struct smtpc *s);
 const struct smtpc_offers *smtpc_offers(const struct smtpc *s);

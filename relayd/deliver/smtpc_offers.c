@@ -1,5 +1,5 @@
 /* The keywords of an EHLO answer (RFC 5321 section 4.1.1.1). Unknown ones are passed over. */
-#include "relayd/deliver/internal.h"
+#include "relayd/deliver/smtpc_private.h"
 
 static void
 auth_parse(struct span words, struct smtpc_offers *o)

@@ -4,10 +4,19 @@
  *   smtpc_open -> greeting -> ehlo -+-> starttls -> (handshake) -> ehlo -+-> auth -> ready
  *        `--(handshake)----^        +-> helo ----------------------------+
  */
-#include "relayd/deliver/internal.h"
+#include "relayd/deliver/smtpc_private.h"
 
 #include <assert.h>
 #include <string.h>
+
+static enum smtpc_want
+greeting_wait(struct smtpc *s)
+{
+    s->state = STATE_SETUP;
+    smtpc_expect(s, CMD_GREETING, 0);
+    s->flushed = s->tail; /* nothing has to be sent for it */
+    return s->want = SMTPC_WANT_REPLY;
+}
 
 enum smtpc_want
 smtpc_open(struct smtpc *s, const struct smtpc_host *host)
@@ -17,14 +26,14 @@ smtpc_open(struct smtpc *s, const struct smtpc_host *host)
     s->offers = (struct smtpc_offers){0};
     s->in_tls = s->tls_heard = s->needs_rset = s->idled = false;
     s->n_txns = 0;
+    s->wait_no++;
+    smtp_reply_parser_reset(&s->parser);
     smtpc_txn_rewind(s);
     if (host->implicit_tls) {
         s->state = STATE_TLS;
-        return SMTPC_WANT_TLS;
+        return s->want = SMTPC_WANT_TLS;
     }
-    s->state = STATE_SETUP;
-    smtpc_expect(s, CMD_GREETING, 0);
-    return SMTPC_WANT_REPLY;
+    return greeting_wait(s);
 }
 
 enum smtpc_want
@@ -32,13 +41,14 @@ smtpc_tls_up(struct smtpc *s)
 {
     assert(s->state == STATE_TLS && smtpc_idle_fifo(s));
     s->in_tls = true;
-    s->state = STATE_SETUP;
     s->offers = (struct smtpc_offers){0};
+    s->wait_no++;
+    smtp_reply_parser_reset(&s->parser);
     if (s->host.implicit_tls)
-        smtpc_expect(s, CMD_GREETING, 0);
-    else
-        smtpc_send(s, CMD_EHLO, 0, "EHLO %s", s->config.ehlo_name);
-    return SMTPC_WANT_REPLY;
+        return greeting_wait(s);
+    s->state = STATE_SETUP;
+    smtpc_send(s, CMD_EHLO, 0, "EHLO %s", s->config.ehlo_name);
+    return s->want = SMTPC_WANT_REPLY;
 }
 
 /* The greeting or EHLO was refused: that host's answer, not yet the recipients'. */
@@ -278,8 +288,9 @@ smtpc_quit(struct smtpc *s)
 {
     assert(s->state == STATE_IDLE && s->txn == NULL);
     s->state = STATE_QUIT;
+    s->wait_no++;
     smtpc_send(s, CMD_QUIT, 0, "QUIT");
-    return SMTPC_WANT_REPLY;
+    return s->want = SMTPC_WANT_REPLY;
 }
 
 enum smtpc_want
@@ -287,5 +298,7 @@ smtpc_on_quit(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
 {
     (void)rcpt;
     (void)r;
-    return smtpc_close(s, SMTPC_END_OVER);
+    smtpc_close(s, SMTPC_END_OVER);
+    s->polite = true;
+    return SMTPC_WANT_CLOSE;
 }

@@ -8,7 +8,7 @@
  * With PIPELINING a group leaves in one piece and its replies are read in order; without,
  * group_go() sends the next command when the last one is answered. The same handlers serve both.
  */
-#include "relayd/deliver/internal.h"
+#include "relayd/deliver/smtpc_private.h"
 
 #include "policy/base/mem.h"
 
@@ -341,12 +341,13 @@ smtpc_txn_start(struct smtpc *s, struct deliver_txn *txn)
     assert(s->txn == txn);
     s->reused = s->n_txns > 0 || s->idled;
     s->heard = false;
+    s->wait_no++;
     struct outcome o;
     if (fits(s, txn, &o))
-        return group_begin(s);
+        return s->want = group_begin(s);
     decide_rest(s, &o);
     txn_done(s);
-    return SMTPC_WANT_TXN;
+    return s->want = SMTPC_WANT_TXN;
 }
 
 void
@@ -463,9 +464,10 @@ smtpc_body_sent(struct smtpc *s)
 {
     assert(s->state == STATE_BODY && smtpc_idle_fifo(s));
     s->state = STATE_DOT;
+    s->wait_no++;
     smtpc_expect(s, CMD_BODY_END, 0);
     smtpc_output_taken(s);
-    return SMTPC_WANT_REPLY;
+    return s->want = SMTPC_WANT_REPLY;
 }
 
 enum smtpc_want

@@ -21,7 +21,7 @@ rank_of(const struct outcome *o)
 }
 
 void
-walk_add(struct walk *w, const struct outcome *outcome)
+walk_add(struct walk *w, size_t endpoint, const struct outcome *outcome)
 {
     assert(outcome->kind != OUTCOME_DELIVERED);
     int rank = rank_of(outcome);
@@ -31,6 +31,7 @@ walk_add(struct walk *w, const struct outcome *outcome)
     if (rank > w->rank) {
         w->rank = rank;
         w->best = *outcome;
+        w->best_at = endpoint;
     }
 }
 

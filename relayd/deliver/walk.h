@@ -15,11 +15,12 @@ struct walk {
     size_t n, n_failed, n_path;
     int rank; /* of `best` */
     struct outcome best;
+    size_t best_at; /* the endpoint it came from */
 };
 
 /* Nothing tried yet; also to start over. */
 void walk_init(struct walk *w);
 /* One endpoint's failure: FAILED or DEFERRED, never DELIVERED. */
-void walk_add(struct walk *w, const struct outcome *outcome);
+void walk_add(struct walk *w, size_t endpoint, const struct outcome *outcome);
 /* The sum; at least one was added. At a hop it is always deferred and the path's. */
 void walk_sum(const struct walk *w, bool hop, struct outcome *ret);

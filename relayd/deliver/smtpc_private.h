@@ -1,5 +1,5 @@
 /*
- * internal - what the files of the protocol core share: smtpc.c (table, FIFO,
+ * smtpc_private - what the files of the protocol core share: smtpc.c (table, FIFO,
  * events), smtpc_session.c (greeting, EHLO, TLS, AUTH), smtpc_txn.c (transactions) and
  * smtpc_offers.c (EHLO answers).
  */
@@ -80,11 +80,15 @@ struct smtpc {
     bool idled; /* waited in IDLE: the peer may have hung up meanwhile */
     unsigned n_txns;
     enum smtpc_end end;
+    bool polite; /* the peer knows where we are: QUIT may be said */
     struct outcome failure;
 
     /* Commands in flight: [head, tail); those before `flushed` have left. */
     struct sent in_flight[IN_FLIGHT_MAX];
     uint32_t head, flushed, tail;
+    struct smtp_reply_parser parser;
+    enum smtpc_want want; /* what was answered last */
+    unsigned wait_no;
     int answered; /* enum smtpc_cmd whose reply is being handled; -1: none */
     struct strbuf out;
     bool out_secret; /* `out` holds a password */
@@ -112,6 +116,8 @@ void smtpc_expect(struct smtpc *s, enum smtpc_cmd cmd, size_t rcpt);
 enum smtpc_want smtpc_close(struct smtpc *s, enum smtpc_end end);
 /* This host failed with `o`: the next endpoint. At a hop it is the path's failure. */
 enum smtpc_want smtpc_host_failed(struct smtpc *s, const struct outcome *o, enum smtpc_end end);
+/* The peer broke the protocol: a reply that is none or too long, bytes nobody asked for. */
+enum smtpc_want smtpc_violation(struct smtpc *s, const char *why);
 /* Nothing in flight: reply handlers of smtpc_txn.c go on by this. */
 bool smtpc_idle_fifo(const struct smtpc *s);
 
