@@ -60,14 +60,13 @@ struct conn {
     struct event ev_read, ev_write;
 };
 
-/* conn.c, for conn_tls.c */
+/* conn.c */
 
-/* Write now, or behind what already waits. Never calls back. */
-void conn_raw_send(struct conn *c, struct iovec *iov, size_t n);
-/* Send what the driver's callback has gathered so far. */
-void conn_gather_flush(struct conn *c);
+struct conn *conn_make(struct loop *loop, int fd, const struct conn_ops *ops, void *arg);
+
 /* Add EV_READ if input is wanted and it is not there. */
 void conn_reading_start(struct conn *c);
+void conn_reading_stop(struct conn *c);
 /* Run on_later() at the end of the tick. */
 void conn_later(struct conn *c);
 /* Tell the driver of the handshake's success / that the connection is over. Top level only. */
@@ -82,7 +81,30 @@ void conn_keep_unread(struct conn *c);
  * number. Nothing is lost when nothing comes. */
 size_t conn_unread_to_front(struct conn *c);
 
-/* conn_tls.c, for conn.c */
+/* conn_out.c */
+
+void conn_writing_start(struct conn *c);
+void conn_writing_stop(struct conn *c);
+/* Write now, or behind what already waits. Never calls back. */
+void conn_raw_send(struct conn *c, struct iovec *iov, size_t n);
+/* Returns what the kernel took, 0 for "not now", or -1 when the way out has broken. */
+ssize_t conn_kernel_write(struct conn *c, struct iovec *iov, size_t n);
+/* Send what the driver's callback has gathered so far. */
+void conn_gather_flush(struct conn *c);
+size_t conn_out_bytes(const struct conn *c);
+void conn_out_drop(struct conn *c);
+bool conn_may_send(const struct conn *c);
+
+/* conn_close.c: CLOSING, and everything is in the kernel / the peer still sends */
+
+void conn_closing_flushed(struct conn *c);
+void conn_closing_readable(struct conn *c);
+
+/* conn_connect.c */
+
+enum conn_end_kind conn_end_kind_of(int error, bool connecting);
+
+/* conn_tls.c */
 
 void conn_tls_free(struct conn_tls *tls);
 /* The first step of a handshake. */
