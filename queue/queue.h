@@ -53,9 +53,10 @@ struct queue_reader; /* one thread's read handle */
 #define QUEUE_STATE_KEY_MAX 400  /* LMDB keys end at 511 */
 #define QUEUE_STATE_VALUE_MAX 65536
 #define QUEUE_PAGE_BYTES (256 << 10) /* what one reading call copies out, about */
-#define QUEUE_SCAN_ROWS 20000 /* rows one reading call walks over, so that no snapshot lives long \
-                               */
-#define QUEUE_ID_TEXT 13      /* characters of an id as text, without NODE. */
+#define QUEUE_SCAN_ROWS                                                                      \
+    20000                /* rows one reading call walks over, so that no snapshot lives long \
+                          */
+#define QUEUE_ID_TEXT 13 /* characters of an id as text, without NODE. */
 
 /* ---------------------------------------------------------------------------------- values */
 
@@ -63,9 +64,10 @@ struct queue_reader; /* one thread's read handle */
 #define QUEUE_MSG_8BIT 0x01u     /* BODY=8BITMIME */
 #define QUEUE_MSG_SMTPUTF8 0x02u /* SMTPUTF8 was asked for */
 #define QUEUE_MSG_NOTICE 0x04u   /* ours: exempt from quota and min_free */
-#define QUEUE_MSG_CHUNKED 0x08u  /* out: the body is in chunks (queue_read_body); set by the queue \
-                                  */
-#define QUEUE_MSG_USER 0x100u    /* this bit and above: the daemon's own, kept as they are */
+#define QUEUE_MSG_CHUNKED                                                                       \
+    0x08u                     /* out: the body is in chunks (queue_read_body); set by the queue \
+                               */
+#define QUEUE_MSG_USER 0x100u /* this bit and above: the daemon's own, kept as they are */
 
 struct queue_signature {
     struct span domain, selector; /* to leave it out where the next host signs the same */

@@ -1,0 +1,135 @@
+/*
+ * How: rows lie in the order of their finish times, so trimming takes from the front. A message is
+ * found by walking: it cannot have finished before it arrived, so the walk starts a day (for
+ * clocks that were set back) before the moment in its id.
+ */
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "queue/queue_impl.h"
+
+#define CLOCK_SLACK_MS DAY
+
+enum err_code
+queue_history_trim(struct queue_batch *batch, msec_t before_at, uint64_t max_rows,
+                   size_t max_deletes, size_t *ret_deleted, struct err *err)
+{
+    MDB_stat stat;
+    MDB_val k, v;
+    size_t n = 0;
+    int rc;
+    if (batch->dead != ERR_OK)
+        return queue_batch_dead_err(batch, err);
+    MDB_cursor *cursor = queue_batch_cursor(batch, TABLE_HISTORY, &rc);
+    if (cursor != NULL)
+        rc = mdb_stat(batch->txn, batch->queue->dbi[TABLE_HISTORY], &stat);
+    while (rc == 0 && n < max_deletes) {
+        rc = mdb_cursor_get(cursor, &k, &v, MDB_FIRST);
+        if (rc != 0)
+            break;
+        if (stat.ms_entries - n <= max_rows && k.mv_size == KEY_PAST_BYTES &&
+            (msec_t)key_number(k.mv_data, 8) >= before_at)
+            break;
+        rc = queue_batch_delete_current(batch, TABLE_HISTORY);
+        n++;
+    }
+    if (rc != 0 && rc != MDB_NOTFOUND)
+        return queue_batch_fail(batch, rc, "cannot trim history", err);
+    if (ret_deleted != NULL)
+        *ret_deleted = n;
+    return ERR_OK;
+}
+
+/* ---------------------------------------------------------------------------------- reading */
+
+struct past_list {
+    struct queue_past *rows;
+    size_t n, cap, bytes;
+};
+
+static void
+list_add(struct past_list *list, const struct queue_past *past)
+{
+    if (list->n == list->cap) {
+        list->cap = list->cap == 0 ? 16 : list->cap * 2;
+        list->rows = xrealloc(list->rows, list->cap * sizeof(list->rows[0]));
+    }
+    list->rows[list->n++] = *past;
+    list->bytes += sizeof(*past) + past->sender.n + past->address.n + past->detail.n;
+}
+
+static void
+list_pack(const struct past_list *list, struct queue_history *ret)
+{
+    ret->n_rows = list->n;
+    if (list->n == 0)
+        return;
+    ret->memory = xmalloc(list->bytes);
+    ret->rows = ret->memory;
+    memcpy(ret->rows, list->rows, list->n * sizeof(ret->rows[0]));
+    char *at = (char *)(ret->rows + list->n);
+    for (size_t i = 0; i < list->n; i++) {
+        queue_pack_span(&at, &ret->rows[i].sender);
+        queue_pack_span(&at, &ret->rows[i].address);
+        queue_pack_span(&at, &ret->rows[i].detail);
+    }
+}
+
+static struct key
+start_key(uint64_t id, const struct queue_past_key *after)
+{
+    if (after->finished_at != 0 || after->id != 0 || after->no != 0)
+        return after->no == UINT32_MAX ? key_past(after->finished_at, after->id + 1, 0)
+                                       : key_past(after->finished_at, after->id, after->no + 1);
+    msec_t from = id == 0 ? 0 : queue_id_moment(id) - CLOCK_SLACK_MS;
+    return key_past(from < 0 ? 0 : from, 0, 0);
+}
+
+enum err_code
+queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
+                   size_t max, struct queue_history *ret_history, struct err *err)
+{
+    struct queue_history history = {.txn_id = 0};
+    enum err_code code = queue_reader_begin(reader, &history.txn_id, err);
+    if (code != ERR_OK)
+        return code;
+    CLEANUP(queue_reader_endp) struct queue_reader *end = reader;
+    CLEANUP(queue_cursor_closep) MDB_cursor *cursor = NULL;
+    struct past_list list = {.n = 0};
+    struct key key = start_key(id, after);
+    MDB_val k = key_val(&key), v;
+    struct record_past r;
+    int rc = mdb_cursor_open(end->txn, reader->queue->dbi[TABLE_HISTORY], &cursor);
+    if (rc == 0)
+        rc = mdb_cursor_get(cursor, &k, &v, MDB_SET_RANGE);
+    for (size_t walked = 0; rc == 0; rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT), walked++) {
+        const char *p = k.mv_data;
+        if (walked >= QUEUE_SCAN_ROWS || list.n >= max || list.bytes >= QUEUE_PAGE_BYTES) {
+            history.more = true;
+            break;
+        }
+        if (k.mv_size != KEY_PAST_BYTES)
+            continue;
+        *after = (struct queue_past_key){(msec_t)key_number(p, 8), key_number(p + 8, 8),
+                                         (uint32_t)key_number(p + 16, 4)};
+        if ((id == 0 || after->id == id) &&
+            record_past_decode(after->finished_at, after->id, after->no, val_span(v), &r, NULL) ==
+                ERR_OK)
+            list_add(&list, &r.past);
+    }
+    if (rc == 0 || rc == MDB_NOTFOUND) {
+        list_pack(&list, &history);
+        *ret_history = history;
+    } else {
+        code = queue_lmdb_err(reader->queue, rc, "cannot read history", err);
+    }
+    free(list.rows);
+    return code;
+}
+
+void
+queue_history_release(struct queue_history *history)
+{
+    free(history->memory);
+    *history = (struct queue_history){.txn_id = 0};
+}
