@@ -326,3 +326,9 @@ data_finish(struct data *d, char *scratch)
     d->n_out += out.n;
     return span_of(out.p, out.n);
 }
+
+bool
+data_ended(const struct data *d)
+{
+    return d->state == ENDED;
+}

@@ -64,3 +64,5 @@ enum data_event data_next(struct data *d, struct span *in, char *scratch, struct
 
 /* The end of the last BDAT chunk: what is still due, a last CRLF included; maybe nothing. */
 struct span data_finish(struct data *d, char *scratch);
+/* The final dot was read, or data_finish() was called. */
+bool data_ended(const struct data *d);

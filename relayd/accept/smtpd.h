@@ -26,6 +26,7 @@
  */
 #pragma once
 
+#include "policy/base/map.h"
 #include "policy/base/msec.h"
 #include "policy/base/span.h"
 #include "relayd/accept/envelope.h"
@@ -79,6 +80,7 @@ struct smtpd_conf {
     const char *hostname;
     const char *postmaster; /* what <postmaster> stands for: a whole address */
     const char *srs_domain; /* canonical; strangers' recipients there are asked for. "": none */
+    struct map_seed seed;   /* random: for sets of what clients send */
     const struct ip *own;   /* our own addresses: literals of them are refused */
     size_t n_own;
     uint64_t message_bytes, stranger_bytes, header_bytes;

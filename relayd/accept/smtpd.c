@@ -1,0 +1,567 @@
+/*
+ * smtpd - cuts the input into commands, AUTH lines and bodies, looks commands up in one table, and
+ * keeps the replies. Driven by session.c; the verbs are in verb_*.c, auth.c and params.c.
+ *
+ *   state  NEW ─greeting─▶ HELLO ─EHLO─▶ READY ─MAIL─▶ MAIL ─RCPT─▶ RCPT ─BDAT─▶ BDAT
+ *                                          ▲                           │DATA       │BDAT LAST
+ *                                          └────────── the message has ended ──────┘
+ */
+#include "relayd/accept/internal.h"
+
+#include "policy/base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#define ANY (SMTPD_HELLO | SMTPD_READY | SMTPD_MAIL | SMTPD_RCPT | SMTPD_BDAT)
+#define GREETED (SMTPD_READY | SMTPD_MAIL | SMTPD_RCPT | SMTPD_BDAT)
+
+#define ENDS_GROUP 1u  /* RFC 2920 section 3.1: nothing may be pipelined behind it */
+#define TAKES_UTF8 2u  /* an address may stand in it (RFC 6531 section 3.7.4) */
+#define SAYS_ITSELF 4u /* looks at what is pipelined behind it by itself */
+
+static const struct verb {
+    const char *name; /* verb= in logs; never rename */
+    unsigned states;  /* in which it may be said */
+    unsigned flags;
+    void (*run)(struct smtpd *s, struct span arg);
+    const char *otherwise; /* in another state, behind EHLO */
+} verbs[] = {
+    {"EHLO", ANY, ENDS_GROUP, verb_ehlo, NULL},
+    {"HELO", ANY, ENDS_GROUP, verb_helo, NULL},
+    {"MAIL", SMTPD_READY, TAKES_UTF8, verb_mail, "503 5.5.1 a transaction is open already"},
+    {"RCPT", SMTPD_MAIL | SMTPD_RCPT, TAKES_UTF8, verb_rcpt, "503 5.5.1 RCPT needs MAIL before it"},
+    {"DATA", SMTPD_MAIL | SMTPD_RCPT, ENDS_GROUP, verb_data, "503 5.5.1 DATA needs MAIL and RCPT"},
+    {"BDAT", ANY, 0, verb_bdat, NULL}, /* in any state its octets have to be read */
+    {"RSET", ANY, 0, verb_rset, NULL},
+    {"NOOP", ANY, ENDS_GROUP | TAKES_UTF8, verb_noop, NULL},
+    {"QUIT", ANY, 0, verb_quit, NULL},
+    {"STARTTLS", SMTPD_READY, SAYS_ITSELF, verb_starttls, "503 5.5.1 not inside a transaction"},
+    {"AUTH", SMTPD_READY, ENDS_GROUP, verb_auth, "503 5.5.1 not inside a transaction"},
+    {"VRFY", ANY, ENDS_GROUP | TAKES_UTF8, verb_vrfy, NULL},
+    {"EXPN", ANY, ENDS_GROUP | TAKES_UTF8, verb_expn, NULL},
+    {"HELP", ANY, TAKES_UTF8, verb_help, NULL},
+};
+
+/* A browser that was made to post mail commands at us: the headers would only be errors, but the
+ * body might be a whole dialog. */
+static const char *const http_verbs[] = {"GET",     "POST",  "PUT",     "HEAD",  "DELETE",
+                                         "CONNECT", "PATCH", "OPTIONS", "TRACE", "PRI"};
+
+void
+smtpd_set_state(struct smtpd *s, enum smtpd_state state)
+{
+    assert(s->state != SMTPD_OVER);
+    s->state = (uint8_t)state;
+}
+
+void
+smtpd_close(struct smtpd *s, const char *reason, const char *text)
+{
+    if (s->state == SMTPD_OVER)
+        return;
+    if (text != NULL)
+        smtpd_reply(s, text);
+    smtpd_txn_end(s);
+    smtpd_set_state(s, SMTPD_OVER);
+    s->close_reason = reason;
+    s->mode = MODE_COMMAND;
+}
+
+void
+smtpd_rearm(struct smtpd *s)
+{
+    s->deadline_at = SMTPD_NO_DEADLINE;
+}
+
+/* ---- transactions ---- */
+
+static void
+txn_free(struct smtpd_txn *t)
+{
+    if (t == NULL)
+        return;
+    free(t->rcpt_node);
+    while (t->rcpts != NULL) {
+        struct smtpd_rcpt_node *node = t->rcpts;
+        t->rcpts = node->next;
+        free(node);
+    }
+    map_release(&t->seen);
+    free(t->mail_text);
+    free(t->refusal);
+    free(t);
+}
+
+void
+smtpd_txn_end(struct smtpd *s)
+{
+    struct smtpd_txn *t = s->txn;
+
+    if (t == NULL)
+        return;
+    assert(s->dead_txn == NULL);
+    s->txn = NULL;
+    if (t->has_sink || s->abort_due) {
+        t->has_sink = false;
+        s->abort_due = true;
+        s->dead_txn = t;
+    } else {
+        txn_free(t);
+    }
+    if (s->state & (SMTPD_MAIL | SMTPD_RCPT | SMTPD_BDAT))
+        smtpd_set_state(s, SMTPD_READY);
+}
+
+struct span
+smtpd_protocol(const struct smtpd *s, bool smtputf8)
+{
+    static const char *const words[2][2][2] = {
+        {{"ESMTP", "ESMTPA"}, {"ESMTPS", "ESMTPSA"}},
+        {{"UTF8SMTP", "UTF8SMTPA"}, {"UTF8SMTPS", "UTF8SMTPSA"}}};
+
+    return span_str(s->esmtp ? words[smtputf8][s->tls][s->user != NULL] : "SMTP");
+}
+
+/* ---- lines ---- */
+
+enum line { LINE_WHOLE, LINE_MORE, LINE_LONG, LINE_BARE };
+
+/* Cut a line off *in. A CR or LF alone is looked for as far as it can be told. */
+static enum line
+take_line(struct span *in, size_t max, struct span *ret)
+{
+    size_t n = in->n < max ? in->n : max;
+    const char *nl = n == 0 ? NULL : memchr(in->p, '\n', n);
+    size_t text = nl == NULL ? n : (size_t)(nl - in->p);
+
+    if (nl != NULL && (text == 0 || in->p[text - 1] != '\r'))
+        return LINE_BARE;
+    if (text > 1 && memchr(in->p, '\r', text - 1) != NULL)
+        return LINE_BARE;
+    if (nl == NULL)
+        return in->n >= max ? LINE_LONG : LINE_MORE;
+    *ret = span_of(in->p, text - 1);
+    *in = span_from(*in, text + 1);
+    return LINE_WHOLE;
+}
+
+static bool
+line_is_text(struct span line)
+{
+    for (size_t i = 0; i < line.n; i++)
+        if ((unsigned char)line.p[i] < 32 || line.p[i] == 127)
+            return false;
+    return mailbox_utf8_valid(line);
+}
+
+static const struct verb *
+verb_find(struct span name)
+{
+    for (size_t i = 0; i < N_ELEMENTS(verbs); i++)
+        if (span_ieq(name, span_str(verbs[i].name)))
+            return &verbs[i];
+    return NULL;
+}
+
+static bool
+is_http(struct span name)
+{
+    for (size_t i = 0; i < N_ELEMENTS(http_verbs); i++)
+        if (span_ieq(name, span_str(http_verbs[i])))
+            return true;
+    return false;
+}
+
+static void
+unknown_verb(struct smtpd *s, struct span name)
+{
+    s->verb = "unknown";
+    if (is_http(name))
+        smtpd_close(s, "http", "500 5.5.2 this is not HTTP");
+    else
+        smtpd_error(s, "500 5.5.1 command not known");
+}
+
+/* `more`: bytes are waiting behind the line. */
+static void
+command(struct smtpd *s, struct span line, bool more)
+{
+    struct span arg = line, name = span_cut(&arg, ' ');
+    const struct verb *verb = verb_find(name);
+
+    s->counts.commands++;
+    s->verb = verb == NULL ? "unknown" : verb->name;
+    if (!line_is_text(line)) {
+        smtpd_error(s, "500 5.5.2 control or broken characters in a command");
+    } else if (verb == NULL) {
+        unknown_verb(s, name);
+    } else if ((verb->flags & ENDS_GROUP) != 0 && more) {
+        s->counts.errors++;
+        smtpd_close(s, "early talk", "554 5.5.0 wait for the reply to this command");
+    } else if ((verb->flags & SAYS_ITSELF) != 0 && more) {
+        s->counts.errors++;
+        smtpd_close(s, "early talk", "501 5.5.4 nothing may follow this command");
+    } else if ((verb->states & s->state) == 0) {
+        smtpd_error(s, s->state == SMTPD_HELLO ? "503 5.5.1 EHLO or HELO comes first"
+                                               : verb->otherwise);
+    } else if ((verb->flags & TAKES_UTF8) == 0 && !span_is_ascii(arg)) {
+        smtpd_error(s, "501 5.5.4 ASCII only");
+    } else {
+        verb->run(s, span_trim(arg));
+    }
+}
+
+/* One line of MODE_COMMAND or MODE_AUTH. False when there is no whole one. */
+static bool
+line_step(struct smtpd *s, struct span *in)
+{
+    struct span line;
+    bool auth = s->mode == MODE_AUTH;
+
+    switch (take_line(in, auth ? SMTPD_AUTH_LINE_MAX : SMTPD_LINE_MAX, &line)) {
+    case LINE_MORE:
+        return false;
+    case LINE_LONG:
+        s->mode = MODE_LONG_LINE;
+        return true;
+    case LINE_BARE:
+        s->verb = "unknown";
+        s->counts.errors++;
+        smtpd_close(s, "bare newline", "500 5.5.2 a line ends in CR LF, neither stands alone");
+        return true;
+    case LINE_WHOLE:
+        break;
+    }
+    smtpd_rearm(s);
+    if (!auth)
+        command(s, line, in->n > 0);
+    else if (in->n > 0)
+        smtpd_close(s, "early talk", "554 5.5.0 wait for the reply to this line");
+    else
+        auth_line(s, line);
+    return true;
+}
+
+/* Drop the rest of a line that is too long, then say so. False when its end is not here. */
+static bool
+long_line_step(struct smtpd *s, struct span *in)
+{
+    const char *nl = in->n == 0 ? NULL : memchr(in->p, '\n', in->n);
+
+    if (nl == NULL) {
+        /* A last CR stays, to be seen with its LF. */
+        size_t keep = in->n > 0 && in->p[in->n - 1] == '\r';
+        *in = span_from(*in, in->n - keep);
+        return false;
+    }
+    bool whole = nl > in->p && nl[-1] == '\r';
+    *in = span_from(*in, (size_t)(nl - in->p) + 1);
+    s->mode = MODE_COMMAND;
+    s->verb = "unknown";
+    auth_release(s);
+    smtpd_rearm(s);
+    smtpd_error(s, "500 5.5.2 line too long");
+    if (!whole)
+        smtpd_close(s, "bare newline", NULL);
+    return true;
+}
+
+/* ---- the driver's side ---- */
+
+struct smtpd *
+smtpd_new(const struct smtpd_conf *conf, const struct accept_client *client, char *scratch,
+          void *event_arg)
+{
+    struct smtpd *s = xcalloc(1, sizeof *s);
+
+    s->conf = conf;
+    s->client = *client;
+    s->scratch = scratch;
+    s->event_arg = event_arg;
+    s->state = SMTPD_NEW;
+    s->verb = "connect";
+    s->close_reason = "";
+    s->deadline_at = SMTPD_NO_DEADLINE;
+    return s;
+}
+
+void
+smtpd_free(struct smtpd *s)
+{
+    if (s == NULL)
+        return;
+    auth_release(s);
+    txn_free(s->txn);
+    txn_free(s->dead_txn);
+    strbuf_release(&s->out);
+    free(s->helo);
+    free(s->user);
+    free(s);
+}
+
+void
+smtpd_start(struct smtpd *s, msec_t now, bool early)
+{
+    assert(s->state == SMTPD_NEW);
+    s->now = now;
+    if (early) {
+        s->counts.errors++;
+        smtpd_close(s, "early talk", "554 5.5.0 the server speaks first");
+        return;
+    }
+    smtpd_replyf(s, "220 %s ESMTP relayd", s->conf->hostname);
+    smtpd_set_state(s, SMTPD_HELLO);
+}
+
+void
+smtpd_turn_away(struct smtpd *s, struct span reply)
+{
+    assert(s->state == SMTPD_NEW);
+    smtpd_reply_foreign(s, reply);
+    smtpd_close(s, "turned away", NULL);
+}
+
+static bool
+is_asking(const struct smtpd *s)
+{
+    switch ((enum smtpd_want)s->want) {
+    case SMTPD_WANT_TLS:
+    case SMTPD_WANT_AUTH:
+    case SMTPD_WANT_VERDICT:
+    case SMTPD_WANT_BEGIN:
+    case SMTPD_WANT_RCPT:
+    case SMTPD_WANT_END:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* What was wanted last has been done: a chunk was taken, an abort was told. */
+static void
+settle(struct smtpd *s)
+{
+    if (s->want == SMTPD_WANT_ABORT) {
+        txn_free(s->dead_txn);
+        s->dead_txn = NULL;
+    }
+    if (s->want == SMTPD_WANT_CHUNK && s->txn != NULL && s->deadline_at != SMTPD_NO_DEADLINE)
+        s->deadline_at += s->now - s->txn->chunk_at; /* the sink's delay is not the client's */
+    s->chunk = SPAN_NONE;
+    s->want = SMTPD_WANT_INPUT;
+}
+
+static void
+arm(struct smtpd *s)
+{
+    if (s->deadline_at != SMTPD_NO_DEADLINE)
+        return;
+    msec_t ms = s->stressed ? s->conf->idle_stressed_ms : s->conf->idle_ms;
+    s->deadline_at = s->now + (body_draining(s) && ms > SMTPD_DRAIN_MS ? SMTPD_DRAIN_MS : ms);
+    if (s->txn != NULL)
+        s->txn->window_bytes = s->txn->data.n_bytes;
+}
+
+/* One piece of input. False when more is needed. */
+static bool
+input_step(struct smtpd *s, struct span *in)
+{
+    switch ((enum smtpd_mode)s->mode) {
+    case MODE_COMMAND:
+        if (s->stopping && (s->state & (SMTPD_BDAT | SMTPD_NEW)) == 0) {
+            s->verb = "stop";
+            smtpd_replyf(s, "421 4.3.2 %s is shutting down", s->conf->hostname);
+            smtpd_close(s, "stop", NULL);
+            return true;
+        }
+        return line_step(s, in);
+    case MODE_AUTH:
+        return line_step(s, in);
+    case MODE_LONG_LINE:
+        return long_line_step(s, in);
+    case MODE_DATA:
+    case MODE_CHUNK:
+        return body_step(s, in);
+    }
+    return false;
+}
+
+enum smtpd_want
+smtpd_step(struct smtpd *s, msec_t now, struct span *in)
+{
+    s->now = now;
+    if (is_asking(s))
+        return s->want;
+    settle(s);
+    for (;;) {
+        if (s->abort_due) {
+            s->abort_due = false;
+            s->want = SMTPD_WANT_ABORT;
+        } else if (s->want != SMTPD_WANT_INPUT) {
+            break;
+        } else if (s->state == SMTPD_OVER) {
+            s->want = SMTPD_WANT_CLOSE;
+        } else if (s->counts.errors >= SMTPD_ERRORS_MAX && s->mode == MODE_COMMAND) {
+            smtpd_replyf(s, "421 4.7.0 %s too many errors", s->conf->hostname);
+            smtpd_close(s, "errors", NULL);
+            continue;
+        } else if (s->out.n >= SMTPD_OUT_MAX) {
+            s->want = SMTPD_WANT_FLUSH;
+        } else if (s->state != SMTPD_NEW && input_step(s, in)) {
+            continue;
+        } else {
+            arm(s);
+        }
+        break;
+    }
+    return s->want;
+}
+
+void
+smtpd_timeout(struct smtpd *s, msec_t now)
+{
+    s->now = now;
+    if (s->want != SMTPD_WANT_INPUT || s->state == SMTPD_OVER)
+        return;
+    smtpd_rearm(s);
+    if (s->mode == MODE_DATA || s->mode == MODE_CHUNK) {
+        body_timeout(s);
+        return;
+    }
+    smtpd_replyf(s, "421 4.4.2 %s idle for too long", s->conf->hostname);
+    smtpd_close(s, "idle", NULL);
+}
+
+void
+smtpd_set_stressed(struct smtpd *s, msec_t now, bool stressed)
+{
+    msec_t at = now + s->conf->idle_stressed_ms;
+
+    s->stressed = stressed;
+    if (stressed && !body_draining(s) && s->deadline_at != SMTPD_NO_DEADLINE && s->deadline_at > at)
+        s->deadline_at = at;
+}
+
+void
+smtpd_stop(struct smtpd *s)
+{
+    s->stopping = true;
+}
+
+void
+smtpd_set_trusted(struct smtpd *s, bool trusted)
+{
+    s->client.trusted = trusted;
+}
+
+void
+smtpd_answer(struct smtpd *s, struct span reply)
+{
+    enum smtpd_want want = s->want;
+
+    s->want = SMTPD_WANT_INPUT;
+    smtpd_rearm(s);
+    switch (want) {
+    case SMTPD_WANT_BEGIN:
+        if (s->txn->rcpt_node == NULL)
+            mail_begun(s, reply);
+        else
+            rcpt_begun(s, reply);
+        return;
+    case SMTPD_WANT_RCPT:
+        rcpt_taken(s, reply);
+        return;
+    case SMTPD_WANT_END:
+        body_ended(s, reply);
+        return;
+    default:
+        assert(!"an answer that nobody asked for");
+    }
+}
+
+void
+smtpd_refuse(struct smtpd *s, msec_t now, struct span reply)
+{
+    s->now = now;
+    assert(s->txn != NULL && s->txn->has_sink && !is_asking(s));
+    body_refuse(s, reply, false);
+}
+
+struct strbuf *
+smtpd_out(struct smtpd *s)
+{
+    return &s->out;
+}
+
+msec_t
+smtpd_deadline(const struct smtpd *s)
+{
+    return s->want == SMTPD_WANT_INPUT ? s->deadline_at : SMTPD_NO_DEADLINE;
+}
+
+const struct accept_client *
+smtpd_client(const struct smtpd *s)
+{
+    return &s->client;
+}
+
+const struct accept_mail *
+smtpd_mail(const struct smtpd *s)
+{
+    return &s->txn->mail;
+}
+
+const struct accept_rcpt *
+smtpd_rcpt(const struct smtpd *s)
+{
+    return &s->txn->rcpt;
+}
+
+struct span
+smtpd_chunk(const struct smtpd *s)
+{
+    return s->chunk;
+}
+
+const struct accept_body *
+smtpd_body(const struct smtpd *s)
+{
+    return &s->txn->body;
+}
+
+uint32_t
+smtpd_n_rcpts(const struct smtpd *s)
+{
+    return s->txn->n_rcpts;
+}
+
+bool
+smtpd_rcpt_is_strangers(const struct smtpd *s)
+{
+    return s->txn->rcpt_stranger;
+}
+
+bool
+smtpd_has_sink(const struct smtpd *s)
+{
+    return (s->txn != NULL && s->txn->has_sink) || s->abort_due;
+}
+
+bool
+smtpd_is_ending(const struct smtpd *s)
+{
+    return s->want == SMTPD_WANT_END;
+}
+
+const char *
+smtpd_close_reason(const struct smtpd *s)
+{
+    return s->close_reason;
+}
+
+const struct smtpd_counts *
+smtpd_counts(const struct smtpd *s)
+{
+    return &s->counts;
+}
