@@ -319,7 +319,7 @@ struct config {
     struct config_direct direct;
     struct route *routes; /* [0] is direct */
     size_t n_routes;
-    const char **local_domains;
+    const char **local_domains; /* in byte order: config_is_local() */
     size_t n_local_domains;
     struct rule *rules; /* in the order in which they are tried */
     size_t n_rules;

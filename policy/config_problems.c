@@ -1,0 +1,63 @@
+/* The list of everything that is wrong. It owns its text, for it outlives the arena of a
+ * configuration that did not load. */
+#include "policy/config_node.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void
+config_problem_add(struct config_problems *problems, enum config_severity severity,
+                   struct config_mark mark, const char *path, const char *fmt, ...)
+{
+    if (severity == CONFIG_ERROR)
+        problems->n_errors++;
+    else
+        problems->n_warnings++;
+    if (problems->n >= CONFIG_PROBLEMS_MAX)
+        return;
+    if ((problems->n & (problems->n - 1)) == 0) { /* grow at each power of two */
+        size_t room = problems->n == 0 ? 1 : problems->n * 2;
+        problems->items = xrealloc(problems->items, room * sizeof(*problems->items));
+    }
+    struct strbuf text = STRBUF_INIT;
+    va_list ap;
+    va_start(ap, fmt);
+    char *formatted;
+    if (vasprintf(&formatted, fmt, ap) < 0)
+        abort();
+    va_end(ap);
+    /* What is quoted from a file may hold anything; a problem is one line of text. */
+    for (const char *c = formatted; *c != '\0'; c++)
+        strbuf_add_byte(&text, (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c);
+    free(formatted);
+    problems->items[problems->n++] = (struct config_problem){
+        .severity = severity,
+        .mark = {xstrdup(mark.file == NULL ? "" : mark.file), mark.line, mark.col},
+        .path = xstrdup(path),
+        .text = strbuf_take(&text),
+    };
+}
+
+void
+config_problems_release(struct config_problems *problems)
+{
+    for (size_t i = 0; i < problems->n; i++) {
+        free((char *)problems->items[i].mark.file);
+        free(problems->items[i].path);
+        free(problems->items[i].text);
+    }
+    free(problems->items);
+    *problems = (struct config_problems){0};
+}
+
+void
+config_problem_format(const struct config_problem *problem, struct strbuf *out)
+{
+    strbuf_printf(out, "%s:%u:%u: ", problem->mark.file, problem->mark.line, problem->mark.col);
+    if (problem->path[0] != '\0')
+        strbuf_printf(out, "%s: ", problem->path);
+    if (problem->severity == CONFIG_WARNING)
+        strbuf_add_str(out, "warning: ");
+    strbuf_add_str(out, problem->text);
+}

@@ -1,0 +1,90 @@
+/* One pass over trusted_clients; the first entry that grants wins, else the nearest miss is told.
+ */
+#include "policy/trust.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct cidr *
+find_cidr(const struct config_trust *entry, const struct ip *peer)
+{
+    for (size_t i = 0; i < entry->n_cidrs; i++)
+        if (cidr_has(&entry->cidrs[i], peer))
+            return &entry->cidrs[i];
+    return NULL;
+}
+
+static bool
+pin_matches(const struct config_pin *pin, const struct trust_query *query)
+{
+    const uint8_t *shown = pin->kind == CONFIG_PIN_SPKI ? query->spki_digest : query->cert_digest;
+    return shown != NULL && memcmp(pin->digest, shown, sizeof(pin->digest)) == 0;
+}
+
+/* By address, and by what the entry asks besides it. */
+static bool
+check_cidr(const struct config_trust *entry, const struct trust_query *query,
+           struct trust_decision *ret)
+{
+    const struct cidr *block = find_cidr(entry, &query->peer);
+    char text[CIDR_TEXT_MAX];
+    if (block == NULL)
+        return false;
+    bool needs_auth = entry->require_auth && query->auth_user.n == 0;
+    bool needs_tls = entry->require_tls && !query->tls;
+    snprintf(ret->why, sizeof(ret->why), "cidr %s%s%s%s%s", cidr_format(block, text),
+             needs_auth || needs_tls ? " asks for " : "", needs_auth ? "auth" : "",
+             needs_auth && needs_tls ? " and " : "", needs_tls ? "tls" : "");
+    return !needs_auth && !needs_tls;
+}
+
+static bool
+check_entry(const struct config_trust *entry, const struct trust_query *query,
+            struct trust_decision *ret)
+{
+    switch (entry->kind) {
+    case CONFIG_TRUST_CIDR:
+        return check_cidr(entry, query, ret);
+    case CONFIG_TRUST_USERS:
+        if (query->auth_user.n == 0)
+            return false;
+        snprintf(ret->why, sizeof(ret->why), "user %.*s",
+                 (int)(query->auth_user.n < 100 ? query->auth_user.n : 100), query->auth_user.p);
+        return true;
+    case CONFIG_TRUST_CERTIFICATE:
+        if (!pin_matches(&entry->pin, query))
+            return false;
+        snprintf(ret->why, sizeof(ret->why), "client certificate");
+        return true;
+    case CONFIG_TRUST_HOST:
+        return false; /* refused when the configuration is loaded */
+    }
+    return false;
+}
+
+bool
+trust_check(const struct config *config, const struct trust_query *query,
+            struct trust_decision *ret)
+{
+    *ret = (struct trust_decision){.why = "no entry of trusted_clients matches"};
+    for (size_t i = 0; i < config->n_trusted; i++) {
+        if (check_entry(&config->trusted[i], query, ret)) {
+            ret->relay = true;
+            ret->entry = &config->trusted[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+bool
+trust_possible(const struct config *config, const struct trust_query *query)
+{
+    for (size_t i = 0; i < config->n_trusted; i++) {
+        const struct config_trust *entry = &config->trusted[i];
+        if (entry->kind == CONFIG_TRUST_USERS || entry->kind == CONFIG_TRUST_CERTIFICATE ||
+            (entry->kind == CONFIG_TRUST_CIDR && find_cidr(entry, &query->peer) != NULL))
+            return true;
+    }
+    return false;
+}
