@@ -159,15 +159,21 @@ smtpc_txn_fits(const struct smtpc *s, const struct deliver_txn *txn)
     return fits(s, txn, &o);
 }
 
+/* He is to be asked in the next group; what he got so far is forgotten. */
+static void
+ask_again(struct smtpc *s, size_t rcpt)
+{
+    s->rcpts[rcpt] = RCPT_PENDING;
+    free(s->again[rcpt]);
+    s->again[rcpt] = NULL;
+}
+
 void
 smtpc_txn_rewind(struct smtpc *s)
 {
-    for (size_t i = 0; s->txn != NULL && i < s->txn->n_rcpts; i++) {
+    for (size_t i = 0; s->txn != NULL && i < s->txn->n_rcpts; i++)
         if (s->rcpts[i] != RCPT_DECIDED)
-            s->rcpts[i] = RCPT_PENDING;
-        free(s->again[i]);
-        s->again[i] = NULL;
-    }
+            ask_again(s, i);
 }
 
 /* ---- sending a group ---- */
@@ -304,7 +310,7 @@ group_end(struct smtpc *s)
         if (s->rcpts[i] == RCPT_AGAIN && !s->group.delivered)
             decide(s, i, s->again[i]);
         if (s->rcpts[i] == RCPT_AGAIN)
-            s->rcpts[i] = RCPT_PENDING;
+            ask_again(s, i);
         more |= s->rcpts[i] == RCPT_PENDING;
     }
     if (more) {
