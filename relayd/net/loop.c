@@ -166,7 +166,7 @@ void
 loop_run_once(struct loop *loop, msec_t max_wait_ms)
 {
     if (max_wait_ms <= 0) {
-        event_base_loop(loop->base, EVLOOP_NONBLOCK);
+        event_base_loop(loop->base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
         return;
     }
     struct timeval tv = {max_wait_ms / 1000, max_wait_ms % 1000 * 1000};
