@@ -97,7 +97,7 @@ struct dsn_report {
 struct dsn_built {
     size_t body_at; /* the header block is [0, body_at), with the empty line */
     bool is_8bit;   /* needs 8BITMIME */
-    bool smtputf8;  /* an address in it is not ASCII: RFC 6533 types were used */
+    bool smtputf8;  /* the sender, so the To field, is not ASCII: needs SMTPUTF8 */
 };
 
 /*
