@@ -17,6 +17,10 @@
 
 #define RELAY_ID_TEXT 80 /* NODE.XXXXXXXXXXXXX and a NUL */
 
+/* Flags of a message beside those of queue.h. */
+#define MSG_HEADER_8BIT QUEUE_MSG_USER        /* a header field holds an octet above 127 */
+#define MSG_POSTMASTER (QUEUE_MSG_USER << 1)  /* a notice on its last way, to the postmaster */
+
 struct facts_query;
 struct lane;
 struct rcpt;

@@ -2,56 +2,9 @@
 
 #include <assert.h>
 
+#include "relayd/record/codec.h"
+
 #define ATTEMPTS_VERSION 1
-
-/* A reader that goes bad at the first read past the end and stays so. */
-struct reader {
-    struct span left;
-    bool bad;
-};
-
-static uint64_t
-take_number(struct reader *r, size_t n)
-{
-    uint64_t v = 0;
-    if (r->left.n < n) {
-        r->bad = true;
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++)
-        v = v << 8 | (unsigned char)r->left.p[i];
-    r->left = span_from(r->left, n);
-    return v;
-}
-
-static struct span
-take_string(struct reader *r, size_t length_bytes)
-{
-    size_t n = take_number(r, length_bytes);
-    if (r->left.n < n) {
-        r->bad = true;
-        return SPAN_NONE;
-    }
-    struct span s = span_first(r->left, n);
-    r->left = span_from(r->left, n);
-    return s;
-}
-
-static void
-put_number(struct strbuf *out, uint64_t v, size_t n)
-{
-    for (size_t i = n; i-- > 0;)
-        strbuf_add_byte(out, (char)(v >> (8 * i)));
-}
-
-static void
-put_string(struct strbuf *out, struct span s, size_t length_bytes)
-{
-    size_t max = length_bytes == 1 ? 255 : OUTCOME_TEXT_MAX;
-    s = span_first(s, max);
-    put_number(out, s.n, length_bytes);
-    strbuf_add_span(out, s);
-}
 
 static void
 take_refusal(struct reader *r, struct refusal *f)

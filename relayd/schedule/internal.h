@@ -91,6 +91,7 @@ struct schedule {
 
 /* plan.c */
 void plan_rcpt(struct schedule *s, struct rcpt *rcpt); /* route it and bring it to its site */
+void plan_query(const struct rcpt *rcpt, struct route_query *ret);
 void plan_more(struct schedule *s); /* read pages if there is room */
 void plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outcome,
                const char *route, const char *site);

@@ -18,8 +18,8 @@
 
 /* ---- routing ---- */
 
-static void
-query_of(const struct rcpt *rcpt, struct route_query *ret)
+void
+plan_query(const struct rcpt *rcpt, struct route_query *ret)
 {
     const char *at = memrchr(rcpt->address.p, '@', rcpt->address.n);
     size_t local = at == NULL ? rcpt->address.n : (size_t)(at - rcpt->address.p);
@@ -171,7 +171,7 @@ plan_with(struct schedule *s, struct rcpt *rcpt, const struct facts_site *known)
     rcpt->stage = STAGE_FACTS;
     if (rcpt->begun_at == 0)
         rcpt->begun_at = clock_wall(s->clock);
-    query_of(rcpt, &query);
+    plan_query(rcpt, &query);
     route_decide(s->config, &query, &d);
     switch (d.action) {
     case ROUTE_DELIVER:
@@ -228,7 +228,7 @@ schedule_reroute(struct schedule *s, struct rcpt *rcpt)
     struct route_decision d;
 
     assert(rcpt->stage == STAGE_RECORDING);
-    query_of(rcpt, &query);
+    plan_query(rcpt, &query);
     route_decide(s->config, &query, &d);
     if (d.action != ROUTE_DELIVER)
         return false;

@@ -74,14 +74,8 @@ has_fallback(const struct site *site)
     const struct rcpt *rcpt = site->ready;
     if (rcpt == NULL)
         return false;
-    const char *at = memrchr(rcpt->address.p, '@', rcpt->address.n);
-    const struct route_query query = {
-        .sender = rcpt->msg->q.sender,
-        .sender_domain = span_str(rcpt->msg->sender_domain),
-        .rcpt_local = span_first(rcpt->address, at == NULL ? rcpt->address.n
-                                                           : (size_t)(at - rcpt->address.p)),
-        .domain = rcpt->domain,
-    };
+    struct route_query query;
+    plan_query(rcpt, &query);
     route_decide(site->schedule->config, &query, &d);
     return d.action == ROUTE_DELIVER && d.n_routes > 1;
 }
@@ -404,9 +398,10 @@ schedule_link_port(struct site_link *link, uint16_t port)
 }
 
 void
-schedule_link_slow(struct site_link *link)
+schedule_slow(struct schedule *s, const struct rcpt *rcpt)
 {
-    shape_slow(&link->site->shape, clock_now(link->site->schedule->clock));
+    if (rcpt->site != NULL)
+        shape_slow(&rcpt->site->shape, clock_now(s->clock));
 }
 
 /* The first message that waits has made this attempt. */
@@ -480,6 +475,8 @@ schedule_link_closed(struct site_link *link)
     struct site *site = link->site;
 
     assert(link->state != LINK_BUSY || link->n_rcpts == 0);
+    if (link->state == LINK_OPENING)
+        site->n_open--;
     if (link->state == LINK_LOADING) {
         link->state = LINK_DEAD;
         return;

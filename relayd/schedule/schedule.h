@@ -102,8 +102,8 @@ void schedule_link_failed(struct site_link *link, const struct outcome *outcome)
  * treated as down. */
 void schedule_link_sent(struct site_link *link, const struct outcome *trouble);
 void schedule_link_closed(struct site_link *link);
-/* A reply says that we are too fast for this site. */
-void schedule_link_slow(struct site_link *link);
+/* A reply says that we are too fast for this recipient's site. */
+void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 
 /* ---- what record decides ---- */
 

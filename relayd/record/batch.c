@@ -1,0 +1,225 @@
+/*
+ * batch - the operation that stores the outcomes of one transaction, with the notices they cause.
+ *
+ * With notices it is all or nothing: a recipient that a verb changed meanwhile makes the store
+ * answer ERR_STALE, and the batch starts again without it.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/ops/log.h"
+#include "relayd/record/internal.h"
+#include "relayd/schedule/hand.h"
+
+struct batch *
+batch_new(struct record *r, struct msg *msg, size_t n_items)
+{
+    struct batch *b = xcalloc(1, sizeof(*b));
+    b->record = r;
+    b->msg = msg;
+    b->settings = r->env.settings_take(r->env.arg);
+    b->items = xcalloc(n_items, sizeof(*b->items));
+    return b;
+}
+
+static void
+notices_release(struct batch *b)
+{
+    for (size_t i = 0; i < b->n_notices; i++) {
+        strbuf_release(&b->notices[i].text);
+        free(b->notices[i].facts);
+        dkim_result_release(&b->notices[i].sign.result);
+        b->notices[i] = (struct notice){0};
+    }
+    b->n_notices = 0;
+}
+
+static void
+item_release(struct item *item)
+{
+    free(item->attempts);
+    free(item->detail);
+    *item = (struct item){0};
+}
+
+static void
+batch_free(struct batch *b)
+{
+    notices_release(b);
+    for (size_t i = 0; i < b->n_items; i++)
+        item_release(&b->items[i]);
+    b->record->env.settings_give(b->record->env.arg, b->settings);
+    free(b->items);
+    free(b->changes);
+    free(b->original);
+    free(b);
+}
+
+void
+batch_start(struct batch *b)
+{
+    bool tell = false;
+    if (b->n_items == 0) {
+        batch_free(b);
+        return;
+    }
+    for (size_t i = 0; i < b->n_items; i++)
+        tell |= b->items[i].tell;
+    if (tell)
+        notices_start(b);
+    else
+        batch_submit(b);
+}
+
+/* ---- into the store ---- */
+
+static struct queue_change
+change_of(const struct batch *b, const struct item *item)
+{
+    struct queue_change change = {
+        .id = item->rcpt->key.id,
+        .no = (uint32_t)item->rcpt->key.no,
+        .revision = item->rcpt->revision,
+        .due_at = item->due_at,
+        .finished_at = clock_wall(loop_clock(b->record->env.loop)),
+    };
+    switch (item->fate) {
+    case FATE_FINISHED:
+        change.verb = QUEUE_FINISH;
+        change.result = item->delivered ? QUEUE_DELIVERED : QUEUE_FAILED;
+        change.detail = span_of(item->detail, item->detail_bytes);
+        break;
+    case FATE_HELD:
+        change.verb = QUEUE_HOLD;
+        break;
+    case FATE_DEFERRED:
+    case FATE_CHANGED:
+        change.verb = QUEUE_DEFER;
+        break;
+    }
+    if (change.verb != QUEUE_FINISH) {
+        change.attempts_set = true;
+        change.attempts = span_of(item->attempts, item->attempts_bytes);
+    }
+    return change;
+}
+
+/* A stored notice goes its way like any message. */
+static void
+notice_take(struct batch *b, struct notice *n, const struct store_message *m, uint64_t txn)
+{
+    struct record *r = b->record;
+    struct msg *msg = msg_new(&m->msg, b->settings->config->node.name);
+    struct msg_body *body = xmalloc(sizeof(*body) + n->text.n);
+    struct rcpt *rcpt = rcpt_new(&n->rcpt, queue_lane(r->env.queue, n->rcpt.domain));
+
+    msg->loaded = true;
+    body->n = n->text.n;
+    memcpy(body->bytes, n->text.p, n->text.n);
+    metric_inc(r->notices);
+    r->env.stored(r->env.arg, msg, body, &rcpt, 1, txn);
+}
+
+static void
+log_stale(struct batch *b, const struct item *item)
+{
+    struct log_line line;
+    log_begin(b->record->env.log, &line, LOG_WARNING, "outcome_dropped");
+    log_cstr(&line, "msg", b->msg->id_text);
+    log_str(&line, "rcpt", item->rcpt->address);
+    log_cstr(&line, "text", "the recipient was changed while it was being tried");
+    log_end(&line);
+}
+
+static void
+item_done(struct batch *b, struct item *item, enum err_code code, uint64_t txn)
+{
+    struct record *r = b->record;
+    enum rcpt_fate fate = code == ERR_OK ? item->fate : FATE_CHANGED;
+    if (code == ERR_STALE || code == ERR_NOT_FOUND)
+        log_stale(b, item);
+    r->env.recorded(r->env.arg, item->rcpt, fate, item->due_at, txn);
+}
+
+/* Some items were changed by a verb: let go of those, and begin again with the others. */
+static void
+batch_again(struct batch *b, uint64_t txn)
+{
+    struct batch *again = batch_new(b->record, b->msg, b->n_items);
+
+    for (size_t i = 0; i < b->n_items; i++) {
+        if (b->changes[i].code == ERR_AGAIN) {
+            again->items[again->n_items++] = b->items[i];
+            b->items[i] = (struct item){0};
+        } else {
+            item_done(b, &b->items[i], b->changes[i].code, txn);
+        }
+    }
+    batch_free(b);
+    batch_start(again);
+}
+
+static void
+batch_done(struct store_op *op)
+{
+    struct batch *b = CONTAINER_OF(op, struct batch, op);
+
+    if (op->code == ERR_STALE) {
+        batch_again(b, op->txn_id);
+        return;
+    }
+    if (op->code != ERR_OK)
+        log_text(b->record->env.log, LOG_ERROR, "outcome_not_stored", "%s: %s", b->msg->id_text,
+                 op->err.text);
+    else
+        for (size_t i = 0; i < b->n_notices; i++)
+            notice_take(b, &b->notices[i], &b->messages[i], op->txn_id);
+    for (size_t i = 0; i < b->n_items; i++)
+        item_done(b, &b->items[i], op->code == ERR_OK ? b->changes[i].code : op->code,
+                  op->txn_id);
+    batch_free(b);
+}
+
+static void
+notice_message(struct batch *b, struct notice *n, struct store_message *ret)
+{
+    struct queue_msg *q = &ret->msg;
+    *q = (struct queue_msg){
+        .id = n->id,
+        .arrived_at = clock_wall(loop_clock(b->record->env.loop)),
+        .body_bytes = n->text.n,
+        .size_bytes = n->text.n,
+        .flags = n->flags,
+        .client = SPAN("notice"),
+        .n_signatures = n->sign.result.n_signatures,
+    };
+    for (size_t i = 0; i < q->n_signatures; i++) {
+        const struct dkim_signature *s = &n->sign.result.signatures[i];
+        q->signatures[i] = (struct queue_signature){span_str(s->domain), span_str(s->selector),
+                                                    span_of(s->field, s->field_bytes)};
+        q->size_bytes += s->field_bytes;
+    }
+    n->bytes = strbuf_span(&n->text);
+    ret->rcpts = &n->rcpt;
+    ret->n_rcpts = 1;
+    ret->body = &n->bytes;
+    ret->n_body = 1;
+}
+
+void
+batch_submit(struct batch *b)
+{
+    b->changes = xcalloc(b->n_items, sizeof(*b->changes));
+    for (size_t i = 0; i < b->n_items; i++)
+        b->changes[i] = change_of(b, &b->items[i]);
+    for (size_t i = 0; i < b->n_notices; i++)
+        notice_message(b, &b->notices[i], &b->messages[i]);
+    b->op.kind = STORE_OUTCOMES;
+    b->op.done = batch_done;
+    b->op.outcomes.changes = b->changes;
+    b->op.outcomes.n_changes = b->n_items;
+    b->op.outcomes.notices = b->messages;
+    b->op.outcomes.n_notices = b->n_notices;
+    store_submit(b->record->env.store, &b->op);
+}

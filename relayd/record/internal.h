@@ -1,0 +1,92 @@
+/*
+ * internal - what record.c (fates), batch.c (the operation), notice.c (reports) and maillog.c share.
+ */
+#pragma once
+
+#include "policy/dsn.h"
+#include "relayd/ops/metrics.h"
+#include "relayd/record/attempts.h"
+#include "relayd/record/record.h"
+#include "relayd/sign.h"
+
+#define RECORD_RCPTS_MAX 100 /* of one transaction */
+
+struct record {
+    struct record_env env;
+    struct metric_family *outcomes[6]; /* by enum maillog_outcome; NULL: not counted */
+    struct metric *notices;
+};
+
+/* One recipient of a batch and what is to become of it. */
+struct item {
+    struct rcpt *rcpt;
+    enum rcpt_fate fate;
+    msec_t due_at;
+    bool tell; /* a notice of `kind` is owed to the sender */
+    enum dsn_kind kind;
+    enum dsn_action action;
+    struct enh status;
+    bool expired;
+    char *attempts; /* encoded anew; malloc'd */
+    size_t attempts_bytes;
+    char *detail; /* of FATE_FINISHED; malloc'd */
+    size_t detail_bytes;
+    bool delivered;
+};
+
+#define NOTICES_MAX 3 /* failed, delayed, success: one of each */
+
+struct notice {
+    uint64_t id;
+    struct strbuf text;
+    struct dsn_built built;
+    struct header_facts *facts;
+    struct sign_job sign;
+    struct queue_rcpt rcpt;
+    char domain[DOMAIN_BUF];
+    uint32_t flags;
+    struct span bytes;
+};
+
+/* The outcomes of one transaction on their way into the store. */
+struct batch {
+    struct store_op op;
+    struct store_read read;
+    struct record *record;
+    struct settings *settings;
+    struct msg *msg; /* in hand as long as its items are */
+    size_t n_items, n_notices, n_signing, next_sign;
+    struct item *items;
+    struct queue_change *changes;
+    struct notice notices[NOTICES_MAX];
+    struct store_message messages[NOTICES_MAX];
+    char *original; /* the original's first bytes, when they had to be read */
+    size_t original_bytes;
+};
+
+/* batch.c */
+struct batch *batch_new(struct record *r, struct msg *msg, size_t n_items);
+/* Build the notices that are owed, sign them, store everything, tell schedule. Owns the batch. */
+void batch_start(struct batch *b);
+void batch_submit(struct batch *b); /* notices are ready */
+
+/* notice.c: read what is needed of the original, build and sign; ends with batch_submit(). */
+void notices_start(struct batch *b);
+
+/* maillog.c */
+struct verdict {
+    const char *klass;        /* "ip-blocklisted", "routing-error", ... */
+    enum reply_action action; /* for a peer's refusal */
+    bool greylisted;
+};
+enum maillog_outcome {
+    MAILLOG_DELIVERED,
+    MAILLOG_DEFERRED,
+    MAILLOG_FAILED,
+    MAILLOG_REROUTED,
+    MAILLOG_HELD,
+    MAILLOG_DISCARDED,
+};
+void maillog_attempt(struct record *r, const struct attempt *a, const struct verdict *v,
+                     const struct attempts *before, enum maillog_outcome outcome, msec_t due_at);
+void maillog_metrics(struct record *r);

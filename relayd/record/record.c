@@ -1,0 +1,319 @@
+/*
+ * record - decides each recipient's fate. See record.h; batch.c stores it.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/ops/log.h"
+#include "relayd/record/detail.h"
+#include "relayd/record/internal.h"
+
+struct record *
+record_new(const struct record_env *env)
+{
+    struct record *r = xcalloc(1, sizeof(*r));
+    r->env = *env;
+    maillog_metrics(r);
+    return r;
+}
+
+void
+record_free(struct record *r)
+{
+    free(r);
+}
+
+/* ---- what it means ---- */
+
+static struct verdict
+judge(const struct settings *settings, const struct outcome *o, const char *host)
+{
+    struct verdict v = {.klass = "other", .action = REPLY_ACTION_BOUNCE};
+
+    if (o->kind == OUTCOME_DELIVERED) {
+        v.klass = "ok";
+        v.action = REPLY_ACTION_NONE;
+        return v;
+    }
+    if (o->kind == OUTCOME_DEFERRED)
+        v.action = REPLY_ACTION_RETRY;
+    if (o->origin == ORIGIN_PEER) {
+        const struct classify_reply reply = {.code = o->code,
+                                             .enh = o->enh,
+                                             .text = span_str(o->text),
+                                             .stage = reply_stage_of_phase(o->phase),
+                                             .mx = span_str(host)};
+        const struct classify_verdict c = classify_reply(settings->rules, &reply);
+        v.klass = reply_class_name(c.klass);
+        v.action = c.action;
+        v.greylisted = c.klass == REPLY_GREYLISTED;
+    } else if (o->origin == ORIGIN_DNS) {
+        v.klass = reply_class_name(o->kind == OUTCOME_FAILED ? REPLY_BAD_DOMAIN
+                                                             : REPLY_ROUTING_ERROR);
+    } else if (o->origin == ORIGIN_TLS) {
+        v.klass = reply_class_name(REPLY_TLS_FAILED);
+    } else if (o->origin == ORIGIN_NET) {
+        v.klass = reply_class_name(REPLY_ROUTING_ERROR);
+    }
+    return v;
+}
+
+/* Another route may cure it: the path failed, or the refusal is about where we come from. */
+static bool
+curable(const struct outcome *o, const struct verdict *v)
+{
+    return o->kind != OUTCOME_DELIVERED &&
+           (o->path || (o->origin == ORIGIN_PEER && v->action == REPLY_ACTION_REROUTE));
+}
+
+/* A 5xx that is known to mean "later" waits, for at most a day. */
+static bool
+soft_reject(const struct outcome *o, const struct verdict *v, const struct attempts *a, msec_t now)
+{
+    if (o->kind != OUTCOME_FAILED || o->origin != ORIGIN_PEER ||
+        (v->action != REPLY_ACTION_RETRY && v->action != REPLY_ACTION_SLOW))
+        return false;
+    return a->first_deferral_at == 0 || now - a->first_deferral_at < RETRY_SOFT_REJECT_MAX;
+}
+
+/* ---- one recipient ---- */
+
+static void
+encode_attempts(struct item *item, const struct attempts *a)
+{
+    struct strbuf out = STRBUF_INIT;
+    attempts_encode(a, &out);
+    item->attempts_bytes = out.n;
+    item->attempts = strbuf_take(&out);
+}
+
+static void
+encode_detail(struct item *item, const struct attempt *a, const struct verdict *v, uint32_t count)
+{
+    const struct detail d = {
+        .code = a->outcome.code,
+        .enh = a->outcome.enh,
+        .attempts = count,
+        .route = span_str(a->route),
+        .site = span_str(a->site),
+        .peer = span_str(a->peer),
+        .host = span_str(a->host),
+        .tls = span_str(a->tls),
+        .phase = span_str(a->outcome.phase),
+        .klass = span_str(v->klass),
+        .text = span_str(a->outcome.text),
+    };
+    struct strbuf out = STRBUF_INIT;
+    detail_encode(&d, &out);
+    item->detail_bytes = out.n;
+    item->detail = strbuf_take(&out);
+}
+
+static void
+tell(struct item *item, const struct msg *msg, enum dsn_kind kind, enum dsn_action action)
+{
+    bool null_sender = msg->q.sender.n == 0;
+    if (!dsn_wanted(kind, item->rcpt->notify, null_sender))
+        return;
+    item->tell = true;
+    item->kind = kind;
+    item->action = action;
+}
+
+static void
+finish_delivered(struct item *item, const struct attempt *a)
+{
+    item->fate = FATE_FINISHED;
+    item->delivered = true;
+    if (!a->dsn_passed_on && !a->discarded)
+        tell(item, item->rcpt->msg, DSN_SUCCESS, DSN_ACTION_RELAYED);
+}
+
+/*
+ * Our own notice that cannot be delivered goes to the postmaster, and when that fails too, it is
+ * held. A client's message with a null sender is given up in silence (RFC 5321 section 6.1).
+ */
+static void
+finish_failed(struct record *r, struct item *item, const struct settings *settings)
+{
+    const struct msg *msg = item->rcpt->msg;
+    bool notice = msg->q.flags & QUEUE_MSG_NOTICE;
+
+    if (notice && (msg->q.flags & MSG_POSTMASTER || settings->config->node.postmaster[0] == '\0')) {
+        item->fate = FATE_HELD;
+        log_alert(r->env.log, "notice_held", "%s: a notice for %.*s cannot be delivered and is held",
+                  msg->id_text, SPAN_ARG(item->rcpt->address));
+        return;
+    }
+    item->fate = FATE_FINISHED;
+    if (notice) {
+        item->tell = true; /* notices_start() sends the notice itself on */
+        item->kind = DSN_FAILED;
+    } else {
+        tell(item, msg, DSN_FAILED, DSN_ACTION_FAILED);
+    }
+}
+
+static void
+defer(struct item *item, const struct settings *settings, struct attempts *a,
+      const struct verdict *v, const struct outcome *o, msec_t now, msec_t expires_at)
+{
+    const struct msg *msg = item->rcpt->msg;
+    bool grey = v->greylisted || o->greylisted;
+
+    item->fate = FATE_DEFERRED;
+    item->due_at =
+        retry_due_at(&settings->retry, msg->q.id, a->count, grey, now, expires_at);
+    unsigned warnings = retry_warnings_due(&settings->retry, msg->q.arrived_at, now);
+    if (warnings > a->warned) {
+        a->warned = warnings;
+        tell(item, msg, DSN_DELAYED, DSN_ACTION_DELAYED);
+    }
+}
+
+msec_t
+record_expires_at(struct record *r, const struct queue_msg *q)
+{
+    struct settings *settings = r->env.settings_take(r->env.arg);
+    msec_t at = retry_expires_at(&settings->retry, q->arrived_at, q->sender.n == 0);
+    r->env.settings_give(r->env.arg, settings);
+    return at;
+}
+
+/* Keep what this attempt taught, for the next route's attempt or the report. */
+static void
+remember(struct attempts *a, const struct attempt *attempt, const struct verdict *v,
+         struct span peer, msec_t now)
+{
+    attempts_add(a, &attempt->outcome, span_str(attempt->route), peer, now);
+    if (a->first_deferral_at == 0)
+        a->first_deferral_at = now;
+    if (!span_eq(a->klass, span_str(v->klass))) {
+        a->klass = span_str(v->klass);
+        a->class_since = now;
+    }
+}
+
+/* Decide for one recipient; false: it goes by another route and is not of this batch. */
+static bool
+decide(struct record *r, const struct settings *settings, const struct attempt *attempt,
+       struct item *item)
+{
+    struct rcpt *rcpt = attempt->rcpt;
+    const struct outcome *o = &attempt->outcome;
+    const struct queue_msg *q = &rcpt->msg->q;
+    struct verdict v = judge(settings, o, attempt->host);
+    msec_t now = clock_wall(loop_clock(r->env.loop));
+    msec_t expires_at = retry_expires_at(&settings->retry, q->arrived_at, q->sender.n == 0);
+    struct attempts a;
+    struct err err;
+    char peer[400];
+    CLEANUP(freep) char *old = NULL; /* what the spans of `a` point to, once it is replaced */
+
+    if (attempts_decode(span_of(rcpt->attempts, rcpt->attempts_bytes), &a, &err) != ERR_OK)
+        log_text(r->env.log, LOG_ERROR, "attempts", "%s: %s", rcpt->msg->id_text, err.text);
+    const struct attempts before = a;
+    item->rcpt = rcpt;
+    item->status = outcome_status(o);
+    if (o->kind == OUTCOME_DELIVERED) {
+        finish_delivered(item, attempt);
+        encode_detail(item, attempt, &v, a.count + 1);
+        maillog_attempt(r, attempt, &v, &before, attempt->discarded ? MAILLOG_DISCARDED : MAILLOG_DELIVERED, 0);
+        return true;
+    }
+    snprintf(peer, sizeof(peer), "%s %s", attempt->host, attempt->peer);
+    remember(&a, attempt, &v, span_str(peer), now);
+    if (v.action == REPLY_ACTION_SLOW)
+        r->env.slow(r->env.arg, rcpt);
+    if (curable(o, &v)) {
+        /* The refusal goes with the recipient to the next route, which may fail it at once. */
+        struct strbuf bytes = STRBUF_INIT;
+        attempts_encode(&a, &bytes);
+        old = rcpt->attempts;
+        rcpt->attempts_bytes = bytes.n;
+        rcpt->attempts = strbuf_take(&bytes);
+        if (r->env.reroute(r->env.arg, rcpt)) {
+            maillog_attempt(r, attempt, &v, &before, MAILLOG_REROUTED, 0);
+            return false;
+        }
+    }
+    a.count++;
+    if (o->kind == OUTCOME_FAILED && !soft_reject(o, &v, &a, now)) {
+        finish_failed(r, item, settings);
+    } else if (retry_expired(expires_at, rcpt->begun_at)) {
+        item->expired = true;
+        item->status = (struct enh){5, 4, 7};
+        finish_failed(r, item, settings);
+    } else {
+        defer(item, settings, &a, &v, o, now, expires_at);
+    }
+    encode_attempts(item, &a);
+    if (item->fate == FATE_FINISHED)
+        encode_detail(item, attempt, &v, a.count);
+    enum maillog_outcome logged = item->fate == FATE_DEFERRED ? MAILLOG_DEFERRED
+                                  : item->fate == FATE_HELD   ? MAILLOG_HELD
+                                                              : MAILLOG_FAILED;
+    maillog_attempt(r, attempt, &v, &before, logged, item->due_at);
+    return true;
+}
+
+void
+record_attempts(struct record *r, struct attempt *attempts, size_t n)
+{
+    assert(n > 0);
+    struct msg *msg = attempts[0].rcpt->msg;
+    struct batch *b = batch_new(r, msg, n);
+
+    for (size_t i = 0; i < n; i++) {
+        assert(attempts[i].rcpt->stage == STAGE_RECORDING && attempts[i].rcpt->msg == msg);
+        if (decide(r, b->settings, &attempts[i], &b->items[b->n_items]))
+            b->n_items++;
+        else
+            b->items[b->n_items] = (struct item){0};
+    }
+    batch_start(b);
+}
+
+void
+record_hold(struct record *r, struct rcpt *rcpt, struct span reason)
+{
+    struct batch *b = batch_new(r, rcpt->msg, 1);
+    struct attempts a;
+    struct outcome o;
+    struct log_line line;
+    msec_t now = clock_wall(loop_clock(r->env.loop));
+
+    if (attempts_decode(span_of(rcpt->attempts, rcpt->attempts_bytes), &a, NULL) != ERR_OK)
+        a = (struct attempts){0};
+    outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_LOCAL, "route", "4.2.0", "held: %.*s",
+                SPAN_ARG(reason));
+    attempts_add(&a, &o, SPAN_NONE, SPAN_NONE, now);
+    b->items[0].rcpt = rcpt;
+    b->items[0].fate = FATE_HELD;
+    encode_attempts(&b->items[0], &a);
+    b->n_items = 1;
+    log_begin(r->env.log, &line, LOG_WARNING, "held");
+    log_cstr(&line, "msg", rcpt->msg->id_text);
+    log_str(&line, "rcpt", rcpt->address);
+    log_str(&line, "reason", reason);
+    log_end(&line);
+    batch_start(b);
+}
+
+bool
+record_overdue(struct record *r, const struct rcpt *rcpt)
+{
+    struct settings *settings = r->env.settings_take(r->env.arg);
+    const struct queue_msg *q = &rcpt->msg->q;
+    msec_t now = clock_wall(loop_clock(r->env.loop));
+    struct attempts a;
+
+    bool due = now >= retry_expires_at(&settings->retry, q->arrived_at, q->sender.n == 0);
+    if (!due && q->sender.n > 0 &&
+        attempts_decode(span_of(rcpt->attempts, rcpt->attempts_bytes), &a, NULL) == ERR_OK)
+        due = now >= retry_next_warning_at(&settings->retry, q->arrived_at, a.warned);
+    r->env.settings_give(r->env.arg, settings);
+    return due;
+}
