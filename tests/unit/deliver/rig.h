@@ -255,8 +255,8 @@ rig_until(struct rig *r, const unsigned *count, unsigned n)
 static inline void
 rig_settle(struct rig *r)
 {
-    for (int i = 0; i < 5; i++)
-        loop_run_once(r->loop, 2);
+    for (int i = 0; i < 8; i++) /* loopback delivers at once: a few rounds without waiting */
+        loop_run_once(r->loop, 0);
 }
 
 static inline void
@@ -293,6 +293,7 @@ peer_on_tls(void *arg, const struct conn_tls_result *result)
     struct peer *p = arg;
     p->tls_up = result->failure == TLS_FAIL_NONE;
     p->tls_failure = result->failure;
+    p->closed |= !p->tls_up; /* nothing else is said of it */
 }
 
 static const struct conn_ops peer_ops = {
