@@ -147,6 +147,12 @@ queue_commit(struct queue_batch *batch, uint64_t *ret_txn_id, struct err *err)
         queue_abort(batch);
         return code;
     }
+    if (batch->ops == 0) {
+        /* LMDB would not commit either, and would give its number to the next transaction. */
+        *ret_txn_id = mdb_txn_id(batch->txn) - 1;
+        queue_abort(batch);
+        return ERR_OK;
+    }
     if (last != queue->saved_id) {
         int rc = last_id_keep(batch, last);
         if (rc != 0) {

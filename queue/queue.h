@@ -185,9 +185,9 @@ queue_begin(struct queue *queue, struct queue_batch **ret_batch, struct err *err
 
 /*
  * Commit and sync; the batch is gone whatever is returned. On ERR_OK everything in it survives
- * power loss and *ret_txn_id is its transaction. ERR_FULL: nothing of it is stored (ENOSPC, EDQUOT,
- * map full, or EIO while the disk is nearly full), later batches may succeed. Anything else: do
- * not write again, the state of the disk is not known.
+ * power loss and *ret_txn_id is its transaction (the one before when it changed nothing). ERR_FULL:
+ * nothing of it is stored (ENOSPC, EDQUOT, map full, or EIO while the disk is nearly full), later
+ * batches may succeed. Anything else: do not write again, the state of the disk is not known.
  */
 MUST_CHECK enum err_code
 queue_commit(struct queue_batch *batch, uint64_t *ret_txn_id, struct err *err);

@@ -123,8 +123,9 @@ struct store_op {
             struct queue_key after;     /* in and out */
             struct queue_touched *touched;
             size_t max;
-            size_t n_touched; /* out */
-            bool more;        /* out */
+            size_t n_touched;         /* out */
+            bool more;                /* out */
+            struct queue_key reached; /* the store's own */
         } admin;
     };
 

@@ -1,0 +1,97 @@
+/*
+ * store_impl - what the files of relayd/store share: which thread owns which field.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "relayd/store/store.h"
+
+/* A list linked through inbox_node.next, first in, first out. */
+struct node_list {
+    struct inbox_node *first, **end;
+    size_t n;
+};
+
+void node_list_init(struct node_list *list);
+void node_list_add(struct node_list *list, struct inbox_node *node);
+struct inbox_node *node_list_take(struct node_list *list);
+/* Append all of `from`, which is empty afterwards. */
+void node_list_move(struct node_list *to, struct node_list *from);
+
+struct credit_pool {
+    size_t limit, used;
+    struct store_credit *first, *last; /* waiting */
+};
+
+/* Of one commit, on its way to the loop. */
+struct commit_note {
+    struct inbox_node node;
+    struct store *store;
+    struct store_commit commit;
+};
+
+struct store {
+    struct store_options options; /* constant */
+    struct queue *queue;
+    struct inbox *inbox;
+
+    /* Loop only. */
+    struct credit_pool pools[STORE_POOLS];
+    struct store_numbers numbers;
+    uint64_t loop_txn;                         /* the newest commit that the loop knows of */
+    struct store_read *first_read, *last_read; /* under way, in the order of their begin */
+    bool stopped;
+
+    /* Writer and loop. */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct node_list submitted; /* under lock */
+    bool stopping;              /* under lock */
+    atomic_size_t n_blocked;
+    pthread_t writer_thread;
+
+    /* Writer only. */
+    struct node_list todo;    /* taken over, not yet looked at */
+    struct node_list blocked; /* outcomes that did not fit; tried before everything else */
+    bool one_by_one;          /* they did not fit together */
+    bool failed;
+    struct err failure;
+    msec_t finished_at; /* the latest of any outcome: the history's idea of now */
+
+    struct inbox_node failed_node; /* announces the failure, once */
+
+    /* Readers and loop. */
+    pthread_mutex_t read_lock;
+    pthread_cond_t read_wake;
+    struct node_list reads; /* under read_lock */
+    bool reads_stopping;    /* under read_lock */
+    unsigned n_readers;
+    struct store_thread {
+        struct store *store;
+        struct queue_reader *reader;
+        pthread_t thread;
+    } * readers;
+};
+
+static inline struct store_op *
+op_of(struct inbox_node *node)
+{
+    return (struct store_op *)((char *)node - offsetof(struct store_op, node));
+}
+
+/* writer.c */
+void *store_writer_main(void *arg);
+
+/* apply.c: put one op into the batch; op->code tells, the batch may be dead afterwards. */
+void store_op_apply(struct store *store, struct queue_batch *batch, struct store_op *op,
+                    size_t *n_finished);
+
+/* readers.c */
+void *store_reader_main(void *arg);
+
+/* store.c: on the loop, what a completed node does. */
+void store_op_done(struct inbox_node *node);
+void store_commit_done(struct inbox_node *node);
+void store_read_done(struct inbox_node *node);

@@ -1,0 +1,400 @@
+/*
+ * How: the writer takes whatever was submitted while the last commit was syncing and makes it one
+ * transaction. One operation a sync when there is little to do, hundreds when there is much; nobody
+ * waits for a timer.
+ *
+ *   submitted --> todo --> in the batch --commit--> done: ERR_OK or its own fault
+ *                  ^            |
+ *                  |            |-- does not fit: new mail ERR_FULL; outcomes --> blocked --.
+ *                  `------------|------- first of all, alone, every second <---------------'
+ *                               `-- any other failure: ERR_IO, for ever after
+ */
+#include <assert.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "policy/base/mem.h"
+#include "relayd/store/store_impl.h"
+
+#define BLOCKED_RETRY_MS 1000 /* a disk that was full gets room by somebody's hand, not sooner */
+#define READERS_CHECK_MS (30 * SECOND) /* a killed relayctl or mdb_copy pins pages until then */
+
+struct batch {
+    struct queue_batch *queue_batch;
+    struct node_list ops;
+    size_t n_finished;
+    int64_t begun_us;
+};
+
+static int64_t
+now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* ------------------------------------------------------------------------------------- done */
+
+/* Completions of a batch go in one chain: the loop is woken once. */
+static void
+post_all(struct store *store, struct node_list *list)
+{
+    *list->end = NULL;
+    inbox_post_chain(store->inbox, list->first);
+    node_list_init(list);
+}
+
+static void
+done_add(struct node_list *done, struct store_op *op)
+{
+    op->node.done = store_op_done;
+    node_list_add(done, &op->node);
+}
+
+static void
+on_failed(struct inbox_node *node)
+{
+    struct store *store = CONTAINER_OF(node, struct store, failed_node);
+    store->numbers.failed = true;
+    if (store->options.on_failed != NULL)
+        store->options.on_failed(store->options.arg, &store->failure);
+}
+
+static void
+list_fail(struct store *store, struct node_list *from, struct node_list *done)
+{
+    struct inbox_node *node;
+    while ((node = node_list_take(from)) != NULL) {
+        struct store_op *op = op_of(node);
+        op->code = ERR_IO;
+        op->err = store->failure;
+        op->err.code = ERR_IO;
+        done_add(done, op);
+    }
+}
+
+/* No further commit: what is on the disk is not known any more. */
+static void
+store_fail(struct store *store, const struct err *err, struct node_list *in_batch)
+{
+    struct node_list done;
+    node_list_init(&done);
+    store->failed = true;
+    store->failure = *err;
+    store->failed_node.done = on_failed;
+    node_list_add(&done, &store->failed_node);
+    if (in_batch != NULL)
+        list_fail(store, in_batch, &done);
+    list_fail(store, &store->blocked, &done);
+    atomic_store(&store->n_blocked, 0);
+    post_all(store, &done);
+}
+
+/* ---------------------------------------------------------------------------- does not fit */
+
+/* These are tried again; everything else learns that the queue is full. */
+static bool
+must_fit(const struct store_op *op)
+{
+    return op->kind == STORE_OUTCOMES || op->kind == STORE_DROP;
+}
+
+static void
+batch_full(struct store *store, struct batch *b, const struct err *err)
+{
+    struct node_list done, kept;
+    struct inbox_node *node;
+    node_list_init(&done);
+    node_list_init(&kept);
+    store->one_by_one = true;
+    while ((node = node_list_take(&b->ops)) != NULL) {
+        struct store_op *op = op_of(node);
+        if (must_fit(op)) {
+            node_list_add(&kept, node);
+            continue;
+        }
+        op->code = ERR_FULL;
+        op->err = *err;
+        op->err.code = ERR_FULL;
+        done_add(&done, op);
+    }
+    node_list_move(&kept, &store->blocked); /* the older ones first */
+    node_list_move(&store->blocked, &kept);
+    atomic_store(&store->n_blocked, store->blocked.n);
+    post_all(store, &done);
+}
+
+/* ----------------------------------------------------------------------------------- commit */
+
+static struct commit_note *
+note_new(struct store *store, struct batch *b)
+{
+    struct commit_note *note = xcalloc(1, sizeof(*note));
+    note->store = store;
+    note->node.done = store_commit_done;
+    note->commit.n_ops = (uint32_t)b->ops.n;
+    note->commit.n_records = (uint32_t)queue_batch_ops(b->queue_batch);
+    note->commit.bytes = queue_batch_bytes(b->queue_batch);
+    queue_batch_stats(b->queue_batch, &note->commit.stats);
+    return note;
+}
+
+static void
+batch_done(struct store *store, struct batch *b, struct commit_note *note)
+{
+    struct node_list done;
+    struct inbox_node *node;
+    node_list_init(&done);
+    node_list_add(&done, &note->node);
+    while ((node = node_list_take(&b->ops)) != NULL) {
+        struct store_op *op = op_of(node);
+        op->txn_id = note->commit.txn_id;
+        if (op->kind == STORE_ADMIN && op->code == ERR_OK)
+            op->admin.after = op->admin.reached;
+        done_add(&done, op);
+    }
+    post_all(store, &done);
+}
+
+static enum err_code
+history_trim(struct store *store, struct batch *b, struct err *err)
+{
+    if (b->n_finished == 0)
+        return ERR_OK;
+    return queue_history_trim(b->queue_batch, store->finished_at - store->options.history_keep_ms,
+                              store->options.history_rows, 2 * b->n_finished + 16, NULL, err);
+}
+
+/* Commit what is in the batch; false when it did not fit. */
+static bool
+batch_commit(struct store *store, struct batch *b, struct err *err)
+{
+    enum err_code code = history_trim(store, b, err);
+    if (code == ERR_OK) {
+        struct commit_note *note = note_new(store, b);
+        int64_t filled_us = now_us();
+        code = queue_commit(b->queue_batch, &note->commit.txn_id, err);
+        if (code == ERR_OK) {
+            note->commit.stats.txn_id = note->commit.txn_id;
+            note->commit.apply_us = filled_us - b->begun_us;
+            note->commit.sync_us = now_us() - filled_us;
+            batch_done(store, b, note);
+            return true;
+        }
+        free(note);
+    } else {
+        queue_abort(b->queue_batch);
+    }
+    if (code == ERR_FULL)
+        return false;
+    store_fail(store, err, &b->ops);
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------- fill */
+
+static void
+take_submitted(struct store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    node_list_move(&store->todo, &store->submitted);
+    pthread_mutex_unlock(&store->lock);
+}
+
+static bool
+batch_has_room(const struct batch *b)
+{
+    return queue_batch_ops(b->queue_batch) < STORE_BATCH_OPS &&
+           queue_batch_bytes(b->queue_batch) < STORE_BATCH_BYTES &&
+           !queue_batch_dead(b->queue_batch);
+}
+
+/* Put ops from the list into the batch, at most `max`. False when the batch died of the last. */
+static bool
+batch_fill(struct store *store, struct batch *b, struct node_list *from, size_t max,
+           struct err *err)
+{
+    struct inbox_node *node;
+    while (b->ops.n < max && batch_has_room(b) && (node = node_list_take(from)) != NULL) {
+        struct store_op *op = op_of(node);
+        node_list_add(&b->ops, node);
+        store_op_apply(store, b->queue_batch, op, &b->n_finished);
+        if (queue_batch_dead(b->queue_batch)) {
+            *err = op->err;
+            err->code = op->code;
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+batch_begin(struct store *store, struct batch *b)
+{
+    struct err err;
+    *b = (struct batch){.begun_us = now_us()};
+    node_list_init(&b->ops);
+    if (queue_begin(store->queue, &b->queue_batch, &err) == ERR_OK)
+        return true;
+    store_fail(store, &err, NULL);
+    return false;
+}
+
+/* A batch that died while it was filled. */
+static void
+batch_died(struct store *store, struct batch *b, const struct err *err)
+{
+    queue_abort(b->queue_batch);
+    if (err->code == ERR_FULL)
+        batch_full(store, b, err);
+    else
+        store_fail(store, err, &b->ops);
+}
+
+/* Outcomes that did not fit, alone: together first, then one by one. */
+static void
+blocked_try(struct store *store)
+{
+    struct batch b;
+    struct err err;
+    while (store->blocked.n > 0 && !store->failed) {
+        size_t max = store->one_by_one ? 1 : SIZE_MAX;
+        if (!batch_begin(store, &b))
+            return;
+        if (!batch_fill(store, &b, &store->blocked, max, &err)) {
+            batch_died(store, &b, &err);
+        } else if (!batch_commit(store, &b, &err)) {
+            batch_full(store, &b, &err);
+        } else {
+            atomic_store(&store->n_blocked, store->blocked.n);
+            continue;
+        }
+        if (max == 1)
+            return;
+    }
+    store->one_by_one = false;
+}
+
+/* One transaction of everything that waits. */
+static void
+batch_run(struct store *store)
+{
+    struct batch b;
+    struct err err;
+    if (!batch_begin(store, &b))
+        return;
+    do {
+        if (!batch_fill(store, &b, &store->todo, SIZE_MAX, &err)) {
+            batch_died(store, &b, &err);
+            blocked_try(store);
+            return;
+        }
+        if (batch_has_room(&b))
+            take_submitted(store);
+    } while (store->todo.n > 0 && batch_has_room(&b));
+    if (!batch_commit(store, &b, &err)) {
+        batch_full(store, &b, &err);
+        blocked_try(store);
+    }
+}
+
+/* While older outcomes wait for room, newer ones wait behind them. */
+static void
+outcomes_to_blocked(struct store *store)
+{
+    struct node_list others;
+    struct inbox_node *node;
+    node_list_init(&others);
+    while ((node = node_list_take(&store->todo)) != NULL)
+        node_list_add(must_fit(op_of(node)) ? &store->blocked : &others, node);
+    node_list_move(&store->todo, &others);
+    atomic_store(&store->n_blocked, store->blocked.n);
+}
+
+static void
+todo_run(struct store *store)
+{
+    struct node_list done;
+    while (store->todo.n > 0) {
+        if (store->failed) {
+            node_list_init(&done);
+            list_fail(store, &store->todo, &done);
+            post_all(store, &done);
+            return;
+        }
+        if (store->blocked.n > 0)
+            outcomes_to_blocked(store);
+        if (store->todo.n > 0)
+            batch_run(store);
+    }
+}
+
+/* ------------------------------------------------------------------------------------- wait */
+
+static struct timespec
+deadline(int64_t in_ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += in_ms / 1000;
+    t.tv_nsec += (in_ms % 1000) * 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    return t;
+}
+
+/* Sleep until there is something to do; false when it is time to end. */
+static bool
+wait_for_work(struct store *store)
+{
+    struct timespec until = deadline(store->blocked.n > 0 ? BLOCKED_RETRY_MS : READERS_CHECK_MS);
+    pthread_mutex_lock(&store->lock);
+    int rc = 0;
+    while (store->submitted.n == 0 && !store->stopping && rc == 0)
+        rc = pthread_cond_timedwait(&store->wake, &store->lock, &until);
+    node_list_move(&store->todo, &store->submitted);
+    bool go_on = store->todo.n > 0 || !store->stopping;
+    pthread_mutex_unlock(&store->lock);
+    return go_on;
+}
+
+/* The end: outcomes that do not fit even now are given back. */
+static void
+give_up_blocked(struct store *store)
+{
+    struct node_list done;
+    struct inbox_node *node;
+    node_list_init(&done);
+    while ((node = node_list_take(&store->blocked)) != NULL) {
+        struct store_op *op = op_of(node);
+        op->code = err_set(&op->err, ERR_FULL, "no room for outcomes until the end");
+        done_add(&done, op);
+    }
+    atomic_store(&store->n_blocked, 0);
+    post_all(store, &done);
+}
+
+void *
+store_writer_main(void *arg)
+{
+    struct store *store = arg;
+    int64_t checked_us = now_us(), tried_us = 0;
+    while (wait_for_work(store)) {
+        int64_t now = now_us();
+        if (now - checked_us >= READERS_CHECK_MS * 1000) {
+            checked_us = now;
+            queue_readers_check(store->queue);
+        }
+        if (store->blocked.n > 0 && now - tried_us >= BLOCKED_RETRY_MS * 1000) {
+            tried_us = now;
+            blocked_try(store);
+        }
+        todo_run(store);
+    }
+    blocked_try(store);
+    give_up_blocked(store);
+    return NULL;
+}
