@@ -93,8 +93,9 @@ struct smtpd {
 /* Add a reply line (no CRLF in `text`). */
 void smtpd_reply(struct smtpd *s, const char *text);
 void smtpd_replyf(struct smtpd *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* The same for a text from outside the core: made harmless, and one of the right form. */
-void smtpd_reply_foreign(struct smtpd *s, struct span text);
+/* The same for a text from outside the core: made harmless, and of the right form: its code begins
+ * with one of `classes`, else it goes behind "451 4.3.0 ", so that no refusal looks like a yes. */
+void smtpd_reply_foreign(struct smtpd *s, struct span text, const char *classes);
 /* Reply with an error of the client's: it counts towards SMTPD_ERRORS_MAX. */
 void smtpd_error(struct smtpd *s, const char *text);
 /* Reply with a refusal that does not count. */

@@ -30,11 +30,12 @@ smtpd_replyf(struct smtpd *s, const char *fmt, ...)
 }
 
 void
-smtpd_reply_foreign(struct smtpd *s, struct span text)
+smtpd_reply_foreign(struct smtpd *s, struct span text, const char *classes)
 {
     size_t start = s->out.n;
-    bool code = text.n >= 3 && strchr("245", text.p[0]) != NULL && ascii_digit(text.p[1]) &&
-                ascii_digit(text.p[2]) && (text.n == 3 || text.p[3] == ' ');
+    bool code = text.n >= 3 && text.p[0] != '\0' && strchr(classes, text.p[0]) != NULL &&
+                ascii_digit(text.p[1]) && ascii_digit(text.p[2]) &&
+                (text.n == 3 || text.p[3] == ' ');
 
     if (!code)
         strbuf_add_str(&s->out, "451 4.3.0 ");

@@ -318,7 +318,7 @@ void
 smtpd_turn_away(struct smtpd *s, struct span reply)
 {
     assert(s->state == SMTPD_NEW);
-    smtpd_reply_foreign(s, reply);
+    smtpd_reply_foreign(s, reply, "45");
     smtpd_close(s, "turned away", NULL);
 }
 

@@ -146,7 +146,7 @@ void smtpd_auth_done(struct smtpd *s, enum smtpd_auth_verdict verdict);
 const struct accept_client *smtpd_client(const struct smtpd *s);
 const struct accept_mail *smtpd_mail(const struct smtpd *s);
 const struct accept_rcpt *smtpd_rcpt(const struct smtpd *s);
-struct span smtpd_chunk(const struct smtpd *s);
+struct span smtpd_chunk(const struct smtpd *s); /* maybe a view into the input: take it first */
 const struct accept_body *smtpd_body(const struct smtpd *s);
 uint32_t smtpd_n_rcpts(const struct smtpd *s); /* taken in this transaction */
 /* The client is a stranger to whom the recipient in hand is not relayed, but perhaps returned. */

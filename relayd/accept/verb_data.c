@@ -157,7 +157,7 @@ body_ended(struct smtpd *s, struct span reply)
     struct smtpd_txn *t = s->txn;
     bool ours = t->refusal != NULL;
 
-    smtpd_reply_foreign(s, reply);
+    smtpd_reply_foreign(s, reply, ours ? "45" : "245");
     struct span said = smtpd_last_reply(s);
     bool accepted = said.p[0] == '2' && !ours;
     if (accepted) {

@@ -216,7 +216,7 @@ mail_begun(struct smtpd *s, struct span refusal)
         smtpd_reply(s, "250 2.1.0 ok");
         return;
     }
-    smtpd_reply_foreign(s, refusal);
+    smtpd_reply_foreign(s, refusal, "45");
     smtpd_tell(s, SMTPD_EVENT_REFUSED, smtpd_last_reply(s), false);
     s->txn->has_sink = false;
     smtpd_txn_end(s);

@@ -38,7 +38,7 @@ refuse_foreign(struct smtpd *s, struct span reply)
 
     t->n_refused++;
     s->counts.rcpts_refused++;
-    smtpd_reply_foreign(s, reply);
+    smtpd_reply_foreign(s, reply, "45");
     struct span said = smtpd_last_reply(s);
     if (!s->client.trusted && !span_starts(said, SPAN("452")))
         s->counts.errors++;
