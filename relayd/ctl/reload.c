@@ -1,0 +1,129 @@
+/*
+ * `reload`, and `check`: a configuration by itself, or against the mail that waits.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy/base/mem.h"
+#include "policy/config.h"
+#include "policy/config_load.h"
+#include "relayd/ctl/ctl.h"
+#include "relayd/ops/api.h"
+
+static void
+print_warnings(const cJSON *json)
+{
+    const cJSON *warning;
+    cJSON_ArrayForEach(
+        warning, cJSON_GetObjectItemCaseSensitive(json, "warnings")) if (cJSON_IsString(warning))
+        ctl_complain("%s", warning->valuestring);
+}
+
+static int
+reload_run(struct ctl *ctl)
+{
+    cJSON *answer;
+    int code = ctl_call(ctl, "POST", API_RELOAD, NULL, &answer);
+    if (code != 0)
+        return code;
+    if (ctl->json) {
+        code = ctl_print_json(answer);
+    } else {
+        print_warnings(answer);
+        puts("reloaded");
+        code = ctl_finish();
+    }
+    cJSON_Delete(answer);
+    return code;
+}
+
+/* ---- check ---- */
+
+static void
+print_changes(const struct ctl *ctl, const cJSON *json)
+{
+    static const char *const titles[] = {"domain", ">recipients", "from", "to"};
+    const cJSON *changes = cJSON_GetObjectItemCaseSensitive(json, "changes"), *row;
+    struct ctl_table table;
+    print_warnings(json);
+    ctl_table_init(&table, titles, N_ELEMENTS(titles));
+    cJSON_ArrayForEach(row, changes)
+    {
+        ctl_table_add(&table, api_str(row, "domain", NULL));
+        ctl_table_printf(&table, "%.0f", api_num(row, "recipients", 0));
+        ctl_table_add(&table, api_str(row, "from", NULL));
+        ctl_table_add(&table, api_str(row, "to", NULL));
+    }
+    ctl_table_print(ctl, &table);
+    printf("%s%d change%s among %.0f recipients%s\n", cJSON_GetArraySize(changes) > 0 ? "\n" : "",
+           cJSON_GetArraySize(changes), cJSON_GetArraySize(changes) == 1 ? "" : "s",
+           api_num(json, "checked", 0), api_bool(json, "complete") ? "" : " (a part of the queue)");
+}
+
+static int
+diff_run(struct ctl *ctl, const char *file)
+{
+    char path[PATH_MAX];
+    cJSON *answer, *body;
+    if (realpath(file, path) == NULL) {
+        ctl_complain("%s: %s", file, strerror(errno));
+        return EX_NOINPUT;
+    }
+    body = cJSON_CreateObject();
+    cJSON_AddStringToObject(body, "file", path);
+    int code = ctl_call(ctl, "POST", API_CHECK, body, &answer);
+    if (code != 0)
+        return code;
+    if (ctl->json) {
+        code = ctl_print_json(answer);
+    } else {
+        print_changes(ctl, answer);
+        code = ctl_finish();
+    }
+    cJSON_Delete(answer);
+    return code;
+}
+
+/* What the files say, as `relayd --check` would judge it. */
+static int
+check_run(struct ctl *ctl)
+{
+    CLEANUP(config_problems_release) struct config_problems problems = {0};
+    struct config *config = NULL;
+    const char *file = ctl_option(ctl, "--diff");
+    if (file != NULL)
+        return diff_run(ctl, file);
+    enum err_code code = config_load(ctl_config_file(ctl), NULL, 0, &config, &problems);
+    config_free(config);
+    cJSON *json = cJSON_CreateObject(), *list;
+    cJSON_AddBoolToObject(json, "ok", code == ERR_OK);
+    list = cJSON_AddArrayToObject(json, "problems");
+    for (size_t i = 0; i < problems.n; i++) {
+        CLEANUP(strbuf_release) struct strbuf line = STRBUF_INIT;
+        config_problem_format(&problems.items[i], &line);
+        cJSON_AddItemToArray(list, cJSON_CreateString(line.p));
+        if (!ctl->json)
+            fprintf(stderr, "%s\n", line.p);
+    }
+    if (ctl->json)
+        ctl_print_json(json);
+    else if (code == ERR_OK)
+        printf("%s is good\n", ctl_config_file(ctl));
+    cJSON_Delete(json);
+    int finished = ctl_finish();
+    return code != ERR_OK ? EX_CONFIG : finished;
+}
+
+static const struct ctl_option check_options[] = {
+    {"--diff", "NEW.yaml", "tell which waiting mail would change its route under this file"}, {0}};
+
+const struct ctl_verb ctl_reload_verbs[] = {
+    {"reload", "", 0, 0, "apply the changed configuration",
+     "A file with errors is reported, and the old configuration stays.", NULL, reload_run},
+    {"check", "", 0, 0, "check the configuration, or compare a new one with the queue",
+     "Without --diff the file of -c is checked, without the daemon.", check_options, check_run},
+    {0},
+};
