@@ -1,6 +1,7 @@
 """Receivers that say "come back later": greylisting and other 4xx answers."""
 
 from rig import mail
+from rig.wait import seconds_until
 
 QUICK = {"queue": {"retry": {"intervals": ["1s", "2s"], "jitter": "0%", "greylist": "1s"}}}
 
@@ -38,7 +39,7 @@ def test_first_delay_after_greylisting_is_at_least_as_configured(world):
     node.log.wait(event="attempt", outcome="deferred", rcpt="b@dest.test")
     waiting = node.queue()[0]
     assert waiting["attempts"] == 1 and "450" in waiting["last_reply"]
-    assert _seconds_until(waiting["due_at"]) > 3000
+    assert seconds_until(waiting["due_at"]) > 3000
     assert len(mx.sessions) == 1
 
 
@@ -75,13 +76,3 @@ def test_452_to_one_recipient_sends_the_rest_at_once_in_a_new_transaction(world)
     mx.wait_mail(2)
     node.wait_empty()
     assert sorted(r for m in mx.mails for r in m.rcpts) == rcpts
-
-
-def _seconds_until(moment):
-    """due_at is RFC 3339 text or a number of (milli)seconds since 1970."""
-    import datetime
-    import time
-    if isinstance(moment, str):
-        return datetime.datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() \
-            - time.time()
-    return (moment / 1000 if moment > 1e11 else moment) - time.time()
