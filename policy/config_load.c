@@ -52,7 +52,7 @@ static void
 report_unknown(struct builder *b, const struct config_node *node, const char *schema_path,
                const char *path)
 {
-    const char *siblings[64];
+    const char *siblings[64] = {NULL};
     const char *elsewhere = NULL;
     size_t n = 0;
     for (size_t i = 0; i < config_schema_n; i++) {
@@ -217,6 +217,19 @@ check_required(struct builder *b, const struct config_node *node, const char *sc
     }
 }
 
+/* The row for a key in a section. Dots, "[]" and "*" belong to the table's paths, not to keys. */
+static const struct option *
+find_option(const char *schema_path, struct span key)
+{
+    char path[SCHEMA_PATH_MAX];
+    for (size_t i = 0; i < key.n; i++)
+        if (strchr(".[]*", key.p[i]) != NULL)
+            return NULL;
+    int n = snprintf(path, sizeof(path), "%s%s%.*s", schema_path, schema_path[0] == '\0' ? "" : ".",
+                     SPAN_ARG(key));
+    return n < 0 || (size_t)n >= sizeof(path) ? NULL : config_schema_find(path);
+}
+
 static void
 walk_section(struct builder *b, const struct config_node *node, const char *schema_path,
              const char *path, void *base)
@@ -227,15 +240,9 @@ walk_section(struct builder *b, const struct config_node *node, const char *sche
         return;
     }
     for (const struct config_node *child = node->first; child != NULL; child = child->next) {
-        char child_schema[SCHEMA_PATH_MAX + 1];
-        int n = snprintf(child_schema, sizeof(child_schema), "%s%s%.*s", schema_path,
-                         schema_path[0] == '\0' ? "" : ".", (int)child->key.n, child->key.p);
-        const struct option *option =
-            n < 0 || (size_t)n >= sizeof(child_schema) ? NULL : config_schema_find(child_schema);
         const char *child_path = join_path(b, path, child->key);
-        /* "hops.*" and "x[]" are rows' ways to name elements, no keys of a file. */
-        if (option == NULL || child->key.n == 0 ||
-            strpbrk(config_schema_leaf(option), "*[") != NULL)
+        const struct option *option = find_option(schema_path, child->key);
+        if (option == NULL)
             report_unknown(b, child, schema_path, child_path);
         else
             walk_option(b, option, child, child_path, base);
