@@ -115,9 +115,11 @@ judge_first_line(struct data *d, char c)
 
     if (c == ':' && d->column > 0)
         d->part = HEADER;
+    else if (d->column >= TAIL_FROM)
+        d->part = BODY; /* no name is so long, and a body line has to be watched from here on */
     else if (blank && d->column > 0)
         d->part = BLANKS;
-    else if (d->part == BLANKS || c < 33 || c > 126 || c == ':' || d->column >= TAIL_FROM)
+    else if (d->part == BLANKS || c < 33 || c > 126 || c == ':')
         d->part = BODY;
 }
 
@@ -131,6 +133,7 @@ text(struct data *d, char c, struct out *out)
         if (d->column == DATA_LINE_MAX)
             break_line(d, c, out);
         if (d->column >= TAIL_FROM) {
+            assert(d->n_tail < sizeof d->tail);
             d->tail[d->n_tail++] = c;
             d->column++;
             return;

@@ -114,8 +114,7 @@ param_orcpt_valid(struct span value)
             return false;
     if (type.n == 0 || address.n == 0)
         return false;
-    return span_ieq(type, SPAN("utf-8")) ? utf8_addr_valid(address)
-                                         : xtext_valid(address);
+    return span_ieq(type, SPAN("utf-8")) ? utf8_addr_valid(address) : xtext_valid(address);
 }
 
 bool
