@@ -136,6 +136,18 @@ smtp_reply_parse(struct smtp_reply_parser *p, struct span input, size_t *ret_use
     return p->why == NULL ? SMTP_REPLY_MORE : SMTP_REPLY_BAD;
 }
 
+/* Bytes of a UTF-8 sequence that begins at the end of the text but does not end in it. */
+static size_t
+utf8_tail(const char *text, size_t n)
+{
+    size_t tail = 1;
+    while (tail < 4 && tail < n && ((unsigned char)text[n - tail] & 0xc0) == 0x80)
+        tail++;
+    unsigned char lead = n == 0 ? 0 : (unsigned char)text[n - tail];
+    size_t want = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+    return tail < want ? tail : 0;
+}
+
 char *
 smtp_reply_line(const struct smtp_reply *r, char *buf, size_t size)
 {
@@ -147,15 +159,8 @@ smtp_reply_line(const struct smtp_reply *r, char *buf, size_t size)
             continue;
         buf[n++] = c;
     }
-    if (n + 1 == size) /* perhaps cut: not inside a UTF-8 sequence */
-        for (size_t back = 0; back < 4 && n > 0; back++) {
-            unsigned char c = (unsigned char)buf[n - 1];
-            if (c < 0x80)
-                break;
-            n--;
-            if (c >= 0xc0)
-                break;
-        }
+    if (n + 1 == size)
+        n -= utf8_tail(buf, n);
     buf[n] = '\0';
     return buf;
 }

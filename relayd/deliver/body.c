@@ -75,7 +75,7 @@ size_t
 body_stuff(struct body_stuffer *b, struct span input, struct span *pieces, size_t max,
            size_t *ret_used)
 {
-    assert(max >= 4);
+    assert(max >= BODY_PIECES_MIN);
     struct sink k = {.pieces = pieces, .start = input.p};
     const char *at = input.p;
     const char *end = input.n == 0 ? input.p : input.p + input.n;
@@ -84,8 +84,6 @@ body_stuff(struct body_stuffer *b, struct span input, struct span *pieces, size_
     /* A line adds at most 4 pieces: run, dot, run, line end; the last run needs one more. */
     while (at != end && k.n + 5 <= max)
         at = line(b, &k, at, end);
-    if (at != end && k.n == 0 && k.start == at)
-        at = line(b, &k, at, end); /* max is 4 and nothing is there yet: one line fits */
     piece(&k, span_of(k.start, (size_t)(at - k.start)));
     assert(k.n <= max);
     *ret_used = (size_t)(at - input.p);

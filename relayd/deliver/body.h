@@ -18,10 +18,12 @@ struct body_stuffer {
     bool cr_held;  /* a CR ended the last input; it has not been put out yet */
 };
 
+#define BODY_PIECES_MIN 6 /* so that one line always fits, whatever is in it */
+
 /*
- * Take a prefix of `input` and describe its wire form by at most `max` (>= 4) pieces. Returns the
- * number of pieces; *ret_used is how much of the input they cover, all of it unless `max` was
- * reached. The pieces live as long as the input.
+ * Take a prefix of `input` and describe its wire form by at most `max` (>= BODY_PIECES_MIN) pieces.
+ * Returns the number of pieces; *ret_used is how much of the input they cover: all of it unless
+ * `max` was reached, and some of it unless there is none. The pieces live as long as the input.
  */
 size_t body_stuff(struct body_stuffer *b, struct span input, struct span *pieces, size_t max,
                   size_t *ret_used);

@@ -100,7 +100,7 @@ batch_add(struct deliver_conn *c, struct batch *b, struct span bytes)
 {
     while (bytes.n > 0) {
         size_t used;
-        if (CONN_IOV_MAX - b->n < 4)
+        if (CONN_IOV_MAX - b->n < BODY_PIECES_MIN)
             batch_send(c, b);
         b->n +=
             body_stuff(&c->content.stuffer, bytes, b->pieces + b->n, CONN_IOV_MAX - b->n, &used);
