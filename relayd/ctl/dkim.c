@@ -44,8 +44,7 @@ print_key(const struct ctl *ctl, const char *file, struct span domain, struct sp
           const struct dkim_key *key)
 {
     CLEANUP(strbuf_release)
-    struct strbuf name = STRBUF_INIT,
-                  value = STRBUF_INIT, line = STRBUF_INIT;
+    struct strbuf name = STRBUF_INIT, value = STRBUF_INIT, line = STRBUF_INIT;
     dkim_record_name(domain, selector, &name);
     dkim_record_value(key, &value);
     dkim_record_zone_line(domain, selector, key, &line);

@@ -74,8 +74,10 @@ act(struct ctl *ctl, const char *path, const char *done, cJSON *body)
     }
     cJSON_Delete(answer);
     /* A message that is not there is an error; a filter that matches nothing is not. */
-    if (code == 0 && matched == 0 && ctl->n_args > 0)
+    if (code == 0 && matched == 0 && ctl->n_args > 0) {
+        ctl_complain("%s: nothing there to act on", ctl->args[0]);
         return EX_NOINPUT;
+    }
     return code;
 }
 
@@ -121,10 +123,9 @@ static int
 reroute_run(struct ctl *ctl)
 {
     const char *to = ctl_option(ctl, "--to");
-    if (to == NULL)
-        ctl_usage(ctl, "--to ROUTE is missing");
     cJSON *body = selection(ctl);
-    cJSON_AddStringToObject(body, API_F_ROUTE, to);
+    if (to != NULL)
+        cJSON_AddStringToObject(body, API_F_ROUTE, to);
     return act(ctl, API_QUEUE_REROUTE, "rerouted", body);
 }
 
@@ -138,7 +139,10 @@ static const struct ctl_option plain_options[] = {CTL_FILTER_OPTIONS, COMMON, {0
 static const struct ctl_option reason_options[] = {
     CTL_FILTER_OPTIONS, COMMON, {"--reason", "TEXT", "why; shown and logged"}, {0}};
 static const struct ctl_option reroute_options[] = {
-    CTL_FILTER_OPTIONS, COMMON, {"--to", "ROUTE", "a hop, or direct"}, {0}};
+    CTL_FILTER_OPTIONS,
+    COMMON,
+    {"--to", "ROUTE", "a hop, or direct; without it the map is asked again"},
+    {0}};
 
 const struct ctl_verb ctl_queue_act_verbs[] = {
     {"queue retry", "[ID]", 0, 1, "try now", NULL, plain_options, retry_run},
@@ -148,7 +152,8 @@ const struct ctl_verb ctl_queue_act_verbs[] = {
     {"queue release", "[ID]", 0, 1, "end a hold, and try", NULL, plain_options, release_run},
     {"queue remove", "[ID]", 0, 1, "throw away; nobody is told", NULL, plain_options, remove_run},
     {"queue bounce", "[ID]", 0, 1, "give up and tell the sender", NULL, reason_options, bounce_run},
-    {"queue reroute", "[ID]", 0, 1, "send by another route, now", NULL, reroute_options,
-     reroute_run},
+    {"queue reroute", "[ID]", 0, 1, "ask the map again and send now, or by the route given",
+     "Refusals by other routes are forgotten, so that the first route that fits is tried again.",
+     reroute_options, reroute_run},
     {0},
 };

@@ -131,6 +131,27 @@ print_sites(const struct ctl *ctl, const cJSON *sites)
 }
 
 static void
+print_suspended(const struct ctl *ctl, const cJSON *rows)
+{
+    static const char *const titles[] = {"suspended", "kind", "ends", "reason"};
+    struct ctl_table table;
+    char buf[CTL_TIME_BYTES];
+    const cJSON *row;
+    if (cJSON_GetArraySize(rows) == 0)
+        return;
+    ctl_table_init(&table, titles, N_ELEMENTS(titles));
+    cJSON_ArrayForEach(row, rows)
+    {
+        ctl_table_add(&table, api_str(row, "target", NULL));
+        ctl_table_add(&table, api_str(row, "kind", NULL));
+        ctl_table_add(&table, ctl_when(api_str(row, "until", NULL), buf));
+        ctl_table_add(&table, api_str(row, "reason", NULL));
+    }
+    putchar('\n');
+    ctl_table_print(ctl, &table);
+}
+
+static void
 print_alerts(const struct ctl *ctl, const cJSON *alerts)
 {
     static const char *const titles[] = {"alerts", "kind", ">times", "text"};
@@ -172,6 +193,7 @@ status_run(struct ctl *ctl)
         if (learned > 0)
             printf("%.0f learned routes (relayctl routes learned)\n", learned);
         print_sites(ctl, member(status, "sites"));
+        print_suspended(ctl, member(status, "suspended"));
         print_alerts(ctl, member(status, "alerts"));
         code = ctl_finish();
     }

@@ -41,14 +41,14 @@
 
 /* The filter of queue verbs and of the list, as query parameters and as body members. */
 #define API_F_ID "id"
-#define API_F_DOMAIN "domain" /* canonical domain of the recipient */
-#define API_F_STATE "state"   /* scheduled | in_hand | held */
-#define API_F_SENDER "sender"
+#define API_F_DOMAIN "domain"     /* canonical domain of the recipient */
+#define API_F_STATE "state"       /* scheduled | in_hand | held */
+#define API_F_SENDER "sender"     /* "<>": the null sender */
 #define API_F_OLDER_MS "older_ms" /* arrived longer ago than this */
 #define API_F_LIMIT "limit"
 #define API_F_AFTER "after" /* the `next` of the page before */
 #define API_F_ALL "all"     /* true: everything; the only way to name no filter */
-#define API_F_ROUTE "route" /* reroute: where to */
+#define API_F_ROUTE "route" /* reroute: where to; not given: ask the map again */
 #define API_F_REASON "reason"
 
 /* States of a recipient, as shown. A fresh one (never tried) is scheduled. */
