@@ -92,18 +92,23 @@ connection_free(struct connection *c)
 }
 
 void
+delivery_stop(struct delivery *d)
+{
+    for (struct connection *c = d->connections, *next; c != NULL; c = next) {
+        next = c->next;
+        if (c->conn != NULL)
+            deliver_abort(c->conn);
+        c->conn = NULL;
+        connection_free(c);
+    }
+}
+
+void
 delivery_free(struct delivery *d)
 {
     if (d == NULL)
         return;
-    while (d->connections != NULL) {
-        struct connection *c = d->connections;
-        if (c->conn != NULL)
-            deliver_abort(c->conn);
-        c->conn = NULL;
-        c->reads = 0;
-        connection_free(c);
-    }
+    assert(d->connections == NULL);
     tls_memory_free(d->deliver.tls_memory);
     free(d);
 }

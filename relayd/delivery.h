@@ -29,7 +29,9 @@ struct delivery_env {
 };
 
 struct delivery *delivery_new(const struct delivery_env *env);
-/* Connections that are left are cut. */
+/* Cut every connection, without a callback; reads of bodies may still come back. */
+void delivery_stop(struct delivery *d);
+/* Stopped, and every read has come back. */
 void delivery_free(struct delivery *d);
 
 /* As schedule_ops. */

@@ -26,11 +26,15 @@ struct piece {
 };
 
 struct intake *
-intake_new(const struct intake_env *env)
+intake_new(void)
 {
-    struct intake *intake = xcalloc(1, sizeof(*intake));
+    return xcalloc(1, sizeof(struct intake));
+}
+
+void
+intake_start(struct intake *intake, const struct intake_env *env)
+{
     intake->env = *env;
-    return intake;
 }
 
 void

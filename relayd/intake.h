@@ -41,7 +41,10 @@ struct intake_numbers {
     size_t open; /* under way */
 };
 
-struct intake *intake_new(const struct intake_env *env);
+/* The sink exists before the queue is open (listeners are bound as root); it takes messages only
+ * after intake_start(). */
+struct intake *intake_new(void);
+void intake_start(struct intake *intake, const struct intake_env *env);
 /* No message is under way any more. */
 void intake_free(struct intake *intake);
 /* For accept_env.sink; sink_arg is the intake. */

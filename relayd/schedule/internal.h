@@ -77,7 +77,7 @@ struct schedule {
     /* connections */
     size_t n_links;
     struct site *slot_first, **slot_tail; /* sites that wait for one */
-    bool draining;
+    bool draining, stopped;
     void (*on_drained)(void *arg);
     void *drained_arg;
     struct pause *pauses;

@@ -197,6 +197,12 @@ load_done(struct store_read *read)
     struct schedule *s = site->schedule;
     bool dead = link->state == LINK_DEAD;
 
+    if (s->stopped) {
+        if (read->code == ERR_OK)
+            queue_mail_release(&read->mail.mail);
+        free(load);
+        return;
+    }
     if (read->code != ERR_OK) {
         load_failed(link, read);
     } else {

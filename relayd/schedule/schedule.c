@@ -173,6 +173,14 @@ schedule_rescan(struct schedule *s)
     plan_more(s);
 }
 
+void
+schedule_stop(struct schedule *s)
+{
+    s->draining = s->stopped = true;
+    s->on_drained = NULL;
+    timer_cancel(s->clock, &s->sweep);
+}
+
 /* ---- reload ---- */
 
 static void

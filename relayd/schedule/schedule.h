@@ -75,6 +75,9 @@ void schedule_free(struct schedule *s);
 void schedule_start(struct schedule *s);
 /* Start nothing new, quit idle connections; on_drained once no transaction is open. */
 void schedule_drain(struct schedule *s, void (*on_drained)(void *arg), void *arg);
+/* Nothing is started or touched any more: connections are about to be cut. Completions of reads and
+ * operations may still come, until schedule_free(). */
+void schedule_stop(struct schedule *s);
 /* Another configuration: recipients that wait at sites are planned anew. */
 void schedule_set_config(struct schedule *s, const struct config *config);
 

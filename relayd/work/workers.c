@@ -35,7 +35,7 @@ struct workers {
     struct worker_slot slots[WORKER_SLOTS_MAX];
     size_t n_slots;
     unsigned n;
-    bool joined; /* loop only */
+    bool started, joined; /* loop only */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
@@ -175,9 +175,17 @@ workers_new(unsigned n_threads, struct inbox *inbox, const struct worker_slot *s
     for (unsigned i = 0; i < n_threads; i++) {
         w->all[i].workers = w;
         w->all[i].index = i;
-        thread_start(&w->all[i]);
     }
     return w;
+}
+
+void
+workers_start(struct workers *w)
+{
+    assert(!w->started);
+    w->started = true;
+    for (unsigned i = 0; i < w->n; i++)
+        thread_start(&w->all[i]);
 }
 
 void
@@ -246,7 +254,7 @@ workers_stop(struct workers *w)
     w->n_waiting = 0;
     pthread_cond_broadcast(&w->wake);
     pthread_mutex_unlock(&w->lock);
-    for (unsigned i = 0; i < w->n; i++)
+    for (unsigned i = 0; w->started && i < w->n; i++)
         pthread_join(w->all[i].thread, NULL);
     w->joined = true;
     for (size_t i = 0; i < JOB_CLASSES; i++) {

@@ -44,11 +44,15 @@ struct worker_slot {
 };
 
 /*
- * Start `n_threads` workers (0: one a core, at most WORKERS_MAX), which post to `inbox`. `slots`
- * is copied; a slot is named by its index in it. Aborts when threads are not to be had.
+ * `n_threads` workers (0: one a core, at most WORKERS_MAX), which post to `inbox`. `slots` is
+ * copied; a slot is named by its index in it. Nothing runs before workers_start().
  */
 struct workers *workers_new(unsigned n_threads, struct inbox *inbox,
                             const struct worker_slot *slots, size_t n_slots);
+
+/* Start the threads, once: after privileges were dropped, since those belong to a thread. Jobs that
+ * were submitted before run now. Aborts when threads are not to be had. */
+void workers_start(struct workers *workers);
 
 /* Queue a job; any thread. Never blocks on the job's own work. */
 void workers_submit(struct workers *workers, struct job *job);

@@ -1,0 +1,165 @@
+/*
+ * reload - a new configuration, all or nothing: built by a worker, swapped in by the loop. What is
+ * wrong with it is logged and told to whoever asked, and the old one stays.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "policy/config_node.h"
+#include "relayd/daemon.h"
+#include "relayd/net/sdnotify.h"
+
+struct reload {
+    struct job job;
+    struct daemon *d;
+    struct settings *settings; /* NULL: refused */
+    struct config_problems problems;
+    void (*done)(void *arg, bool ok, const struct config_problems *problems);
+    void *arg;
+};
+
+void
+daemon_log_problems(struct daemon *d, const struct config_problems *problems)
+{
+    struct log_line line;
+    for (size_t i = 0; i < problems->n; i++) {
+        CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
+        bool is_error = problems->items[i].severity == CONFIG_ERROR;
+        config_problem_format(&problems->items[i], &text);
+        log_begin(d->log, &line, is_error ? LOG_ERROR : LOG_WARNING, "config");
+        log_str(&line, "text", strbuf_span(&text));
+        log_end(&line);
+    }
+}
+
+void
+daemon_dns_config(const struct config *config, struct net_addr *servers, struct dns_config *ret)
+{
+    size_t n = config->resolver.n_servers < DNS_SERVERS_MAX ? config->resolver.n_servers
+                                                            : DNS_SERVERS_MAX;
+    for (size_t i = 0; i < n; i++)
+        servers[i] = (struct net_addr){config->resolver.servers[i].ip,
+                                       config->resolver.servers[i].port};
+    *ret = (struct dns_config){.servers = servers,
+                               .n_servers = n,
+                               .timeout_ms = config->resolver.timeout_ms,
+                               .cache_max = config->resolver.cache_max};
+}
+
+enum err_code
+daemon_log_config(struct daemon *d, const struct config *config, struct err *err)
+{
+    static const enum log_level levels[] = {
+        [CONFIG_LOG_ALERT] = LOG_ALERT,     [CONFIG_LOG_ERROR] = LOG_ERROR,
+        [CONFIG_LOG_WARN] = LOG_WARNING,    [CONFIG_LOG_INFO] = LOG_INFO,
+        [CONFIG_LOG_DEBUG] = LOG_DEBUG,
+    };
+    const char *target = config->log.target == CONFIG_LOG_STDERR   ? "stderr"
+                         : config->log.target == CONFIG_LOG_SYSLOG ? "syslog"
+                                                                   : config->log.file;
+    log_set_format(d->log, config->log.format == CONFIG_LOG_JSON ? LOG_JSON : LOG_LOGFMT);
+    log_set_level(d->log, levels[config->log.level]);
+    return log_set_target(d->log, target, err);
+}
+
+/* Everything that can refuse comes before everything that cannot. */
+static enum err_code
+swap(struct daemon *d, struct settings *settings, struct err *err)
+{
+    const struct config *config = settings->config;
+    struct net_addr servers[DNS_SERVERS_MAX];
+    struct dns_config dns;
+
+    daemon_dns_config(config, servers, &dns);
+    enum err_code code = dns_reconfigure(d->dns, &dns, err);
+    if (code == ERR_OK)
+        code = accept_use(d->accept, settings->accept, err);
+    if (code != ERR_OK)
+        return code;
+    settings->accept = NULL;
+    daemon_settings_adopt(d, settings);
+    struct err ignored;
+    if (daemon_log_config(d, config, &ignored) != ERR_OK)
+        log_text(d->log, LOG_ERROR, "log_target", "%s", ignored.text);
+    if (!queue_limits_set(d->queue, config->queue.max_size_bytes,
+                          config->queue.min_free_given ? (int64_t)config->queue.min_free_bytes
+                                                       : -1))
+        log_text(d->log, LOG_WARNING, "config",
+                 "queue.max_size grows beyond what the queue was opened for: it takes a restart");
+    schedule_set_config(d->schedule, config);
+    return ERR_OK;
+}
+
+static void
+reload_run(struct job *job, struct worker *worker)
+{
+    struct reload *r = CONTAINER_OF(job, struct reload, job);
+    (void)worker;
+    if (settings_load(r->d->config_file, &r->settings, &r->problems) != ERR_OK)
+        r->settings = NULL;
+}
+
+static void
+reload_done(struct job *job)
+{
+    struct reload *r = CONTAINER_OF(job, struct reload, job);
+    struct daemon *d = r->d;
+    struct err err = {0};
+    bool ok = false;
+
+    d->reloading = false;
+    daemon_log_problems(d, &r->problems);
+    if (r->settings != NULL && d->phase == DAEMON_RUNNING) {
+        ok = swap(d, r->settings, &err) == ERR_OK;
+        if (!ok) {
+            settings_free(r->settings);
+            config_problem_add(&r->problems, CONFIG_ERROR, (struct config_mark){0}, "", "%s",
+                               err.text);
+        }
+    } else {
+        settings_free(r->settings);
+    }
+    d->reloaded_at = clock_wall(loop_clock(d->loop));
+    d->reload_error[0] = '\0';
+    if (ok) {
+        log_text(d->log, LOG_INFO, "reloaded", "%s", d->config_file);
+    } else if (!job->dropped) {
+        snprintf(d->reload_error, sizeof(d->reload_error), "%s",
+                 err.text[0] != '\0' ? err.text : "the file has errors, see the log");
+        log_alert(d->log, "reload_failed", "the old configuration stays: %s", d->reload_error);
+    }
+    sdnotify_ready(NULL);
+    if (r->done != NULL)
+        r->done(r->arg, ok, &r->problems);
+    config_problems_release(&r->problems);
+    free(r);
+    if (d->reload_again && d->phase == DAEMON_RUNNING) {
+        d->reload_again = false;
+        daemon_reload(d, NULL, NULL);
+    }
+}
+
+void
+daemon_reload(struct daemon *d,
+              void (*done)(void *arg, bool ok, const struct config_problems *problems), void *arg)
+{
+    /* A second signal while one is under way: once more afterwards, with what the file says then.
+     * Verbs wait for an answer of their own, and get it. */
+    if (d->reloading && done == NULL) {
+        d->reload_again = true;
+        return;
+    }
+    struct reload *r = xcalloc(1, sizeof(*r));
+    d->reloading = true;
+    r->d = d;
+    r->done = done;
+    r->arg = arg;
+    r->job.run = reload_run;
+    r->job.done = reload_done;
+    sdnotify_reloading();
+    log_reopen(d->log);
+    accept_refresh_certificates(d->accept);
+    workers_submit(d->workers, &r->job);
+}
