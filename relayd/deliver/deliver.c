@@ -32,7 +32,7 @@ conn_free(void *object)
     smtpc_free(c->core);
     if (c->target.auth_password != NULL)
         explicit_bzero((char *)c->target.auth_password, strlen(c->target.auth_password));
-    arena_free(c->arena);
+    free(c->block);
     free(c);
 }
 
@@ -315,28 +315,48 @@ deliver_go(struct deliver_conn *c, enum smtpc_want want)
 
 /* ---- public ---- */
 
+/* The strings of a target, one behind the other. */
 static const char *
-copy(struct arena *arena, const char *text)
+copy(char **room, const char *text)
 {
-    return text == NULL ? NULL : arena_strdup(arena, text);
+    if (text == NULL)
+        return NULL;
+    size_t n = strlen(text) + 1;
+    char *at = memcpy(*room, text, n);
+    *room += n;
+    return at;
 }
 
+static size_t
+text_size(const char *text)
+{
+    return text == NULL ? 0 : strlen(text) + 1;
+}
+
+/* One block for all of it: there may be thousands of connections. */
 static void
 target_copy(struct deliver_conn *c, const struct deliver_target *from)
 {
     struct deliver_target *to = &c->target;
-    *to = *from;
-    struct deliver_endpoint *list = arena_alloc(c->arena, from->n_endpoints * sizeof(*list));
+    size_t list_bytes = from->n_endpoints * sizeof(*from->endpoints);
+    size_t n = list_bytes + text_size(from->ehlo_name) + text_size(from->tls_name) +
+               text_size(from->auth_username) + text_size(from->auth_password);
+    for (size_t i = 0; i < from->n_endpoints; i++)
+        n += text_size(from->endpoints[i].host);
+    struct deliver_endpoint *list = xmalloc(n);
+    char *room = (char *)list + list_bytes;
+    memcpy(list, from->endpoints, list_bytes);
     for (size_t i = 0; i < from->n_endpoints; i++) {
-        list[i] = from->endpoints[i];
-        list[i].host = copy(c->arena, from->endpoints[i].host);
-        assert(list[i].host != NULL);
+        assert(list[i].host != NULL && list[i].ip.family != 0);
+        list[i].host = copy(&room, list[i].host);
     }
-    to->endpoints = list;
-    to->ehlo_name = copy(c->arena, from->ehlo_name);
-    to->tls_name = copy(c->arena, from->tls_name);
-    to->auth_username = copy(c->arena, from->auth_username);
-    to->auth_password = copy(c->arena, from->auth_password);
+    *to = *from;
+    to->endpoints = c->block = list;
+    to->ehlo_name = copy(&room, from->ehlo_name);
+    to->tls_name = copy(&room, from->tls_name);
+    to->auth_username = copy(&room, from->auth_username);
+    to->auth_password = copy(&room, from->auth_password);
+    assert(room == (char *)list + n);
 }
 
 struct deliver_conn *
@@ -351,7 +371,6 @@ deliver_start(const struct deliver_env *env, const struct deliver_target *target
     c->env = env;
     c->ops = ops;
     c->arg = arg;
-    c->arena = arena_new();
     target_copy(c, target);
     struct smtpc_config config = {
         .ehlo_name = c->target.ehlo_name,

@@ -12,7 +12,6 @@
 #include "relayd/net/clock.h"
 #include "relayd/net/loop.h"
 
-struct arena;
 struct conn;
 
 /* Content on its way, between WANT_BODY and the dot's departure. */
@@ -31,8 +30,8 @@ struct deliver_conn {
     const struct deliver_env *env;
     const struct deliver_ops *ops;
     void *arg;
-    struct arena *arena; /* holds the copy of the target */
     struct deliver_target target;
+    void *block; /* holds what `target` points to */
 
     struct smtpc *core;
     struct conn *conn; /* NULL between two endpoints and after the end */
