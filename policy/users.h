@@ -17,6 +17,7 @@
 #define USERS_PASSWORD_MAX 511 /* what crypt(3) takes (CRYPT_MAX_PASSPHRASE_SIZE less its NUL) */
 #define USERS_MAX 100000       /* lines with a user; a relay has a handful */
 #define USERS_FILE_MAX (32u << 20)
+#define USERS_HASH_BUF 384     /* CRYPT_OUTPUT_SIZE */
 #define USERS_GENERATED_MAX 32 /* a generated password with its NUL fits */
 
 struct users; /* opaque */
@@ -55,6 +56,13 @@ MUST_CHECK enum err_code
 users_add(const char *path, struct span name, struct span password, struct err *err);
 /* Take the user out of the file; ERR_NOT_FOUND when he is not in it. Replaces as users_add(). */
 MUST_CHECK enum err_code users_remove(const char *path, struct span name, struct err *err);
+
+/* What may be a user's name: 1..USERS_NAME_MAX octets of UTF-8, no ":", blanks or controls, no "#"
+ * in front. */
+bool users_name_valid(struct span name);
+/* A fresh yescrypt hash of the password. ERR_INVAL: empty, too long, or with a NUL. */
+MUST_CHECK enum err_code
+users_hash(struct span password, char ret[USERS_HASH_BUF], struct err *err);
 
 /* A random password of 24 letters and digits (142 bits). Returns buf. */
 char *users_generate(char buf[USERS_GENERATED_MAX]);
