@@ -1,0 +1,160 @@
+/* Who may relay: any one entry suffices, nobody else may. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "policy/trust.h"
+#include "tests/unit/policy/config_text.h"
+
+#define CERT "0101010101010101010101010101010101010101010101010101010101010101"
+#define SPKI "0202020202020202020202020202020202020202020202020202020202020202"
+
+static const char text[] = "node: {name: cn, hostname: cn.example}\n"
+                           "tls: {certificate_file: cert.pem, private_key_file: key.pem}\n"
+                           "transport_map: [{default: true, route: direct}]\n"
+                           "trusted_clients:\n"
+                           "  - {cidr: [127.0.0.0/8, '2001:db8::/32']}\n"
+                           "  - {cidr: 10.0.0.0/8, require: [auth]}\n"
+                           "  - {cidr: 10.1.0.0/16, require: [tls]}\n"
+                           "  - {cidr: 10.2.0.0/16, require: [auth, tls]}\n";
+
+static struct config *
+load(const char *more)
+{
+    struct strbuf yaml = STRBUF_INIT, out = STRBUF_INIT;
+    strbuf_add_str(&yaml, text);
+    strbuf_add_str(&yaml, more);
+    const struct text_file files[] = {
+        {.path = "c.yaml", .text = yaml.p},
+        {.path = "cert.pem", .text = "C"},
+        {.path = "key.pem", .text = "K"},
+        {.path = "users", .text = ""},
+    };
+    struct config *config = text_load(files, N_ELEMENTS(files), 0, &out);
+    if (config == NULL)
+        fail_msg("%s", out.p);
+    strbuf_release(&yaml);
+    strbuf_release(&out);
+    return config;
+}
+
+struct trust_case {
+    const char *peer;
+    bool tls;
+    const char *user;
+    int cert, spki; /* the byte that fills the digest; 0: none shown */
+    bool relay, possible;
+    const char *why;
+};
+
+static void
+check(const struct config *config, const struct trust_case *c)
+{
+    uint8_t cert[32], spki[32];
+    memset(cert, c->cert, sizeof(cert));
+    memset(spki, c->spki, sizeof(spki));
+    struct trust_query query = {
+        .tls = c->tls,
+        .auth_user = span_str(c->user),
+        .cert_digest = c->cert == 0 ? NULL : cert,
+        .spki_digest = c->spki == 0 ? NULL : spki,
+    };
+    assert_true(ip_parse(span_str(c->peer), &query.peer));
+    struct trust_decision d;
+    bool relay = trust_check(config, &query, &d);
+    if (relay != c->relay || d.relay != relay || (d.entry != NULL) != relay ||
+        strcmp(d.why, c->why) != 0)
+        fail_msg("%s: relay=%d %s", c->peer, relay, d.why);
+    if (trust_possible(config, &query) != c->possible)
+        fail_msg("%s: possible=%d", c->peer, !c->possible);
+}
+
+static const char nothing[] = "no entry of trusted_clients matches";
+
+static void
+any_one_entry_suffices(void **state)
+{
+    (void)state;
+    static const struct trust_case cases[] = {
+        {"127.0.0.1", false, "", 0, 0, true, true, "cidr 127.0.0.0/8"},
+        {"::ffff:127.0.0.1", false, "", 0, 0, true, true, "cidr 127.0.0.0/8"},
+        {"2001:db8::5", false, "", 0, 0, true, true, "cidr 2001:db8::/32"},
+        {"192.0.2.1", false, "", 0, 0, false, true, nothing},
+        {"192.0.2.1", true, "", 0, 0, false, true, nothing},
+        {"192.0.2.1", true, "alice", 0, 0, true, true, "user alice"},
+        {"192.0.2.1", true, "", 1, 9, true, true, "client certificate"},
+        {"192.0.2.1", true, "", 9, 2, true, true, "client certificate"},
+        {"192.0.2.1", true, "", 2, 1, false, true, nothing}, /* each pin looks at its own digest */
+        {"192.0.2.1", true, "", 9, 9, false, true, nothing},
+        {"10.0.0.1", true, "", 0, 0, false, true, "cidr 10.0.0.0/8 asks for auth"},
+        {"10.0.0.1", false, "bob", 0, 0, true, true, "cidr 10.0.0.0/8"},
+        {"10.1.0.1", false, "", 0, 0, false, true, "cidr 10.1.0.0/16 asks for tls"},
+        {"10.1.0.1", true, "", 0, 0, true, true, "cidr 10.1.0.0/16"},
+        {"10.2.0.1", false, "", 0, 0, false, true, "cidr 10.2.0.0/16 asks for auth and tls"},
+        {"10.2.0.1", true, "", 0, 0, false, true, "cidr 10.2.0.0/16 asks for auth"},
+    };
+    struct config *config = load("  - {users_file: users}\n"
+                                 "  - {client_certificate: 'SHA256:" CERT "'}\n"
+                                 "  - {client_certificate: 'SPKI:" SPKI "'}\n");
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++)
+        check(config, &cases[i]);
+    config_free(config);
+}
+
+static void
+a_stranger_gets_nothing_whatever_is_shown(void **state)
+{
+    (void)state;
+    const struct text_file files[] = {{.path = "c.yaml",
+                                       .text =
+                                           "node: {name: cn, hostname: cn.example}\n"
+                                           "trusted_clients: [{cidr: 127.0.0.0/8}]\n"
+                                           "transport_map: [{default: true, route: direct}]\n"}};
+    struct strbuf out = STRBUF_INIT;
+    struct config *config = text_load(files, 1, 0, &out);
+    static const struct trust_case cases[] = {
+        {"192.0.2.1", true, "alice", 1, 2, false, false, nothing},
+        {"126.255.255.255", false, "", 0, 0, false, false, nothing},
+        {"::7f00:1", false, "", 0, 0, false, false, nothing}, /* not IPv4-mapped */
+        {"::1", false, "", 0, 0, false, false, nothing},      /* has to be trusted by itself */
+    };
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++)
+        check(config, &cases[i]);
+    struct trust_query nobody = {0};
+    struct trust_decision d;
+    assert_false(trust_check(config, &nobody, &d));
+    config_free(config);
+    strbuf_release(&out);
+}
+
+static void
+a_long_user_name_is_cut_in_the_reason(void **state)
+{
+    (void)state;
+    struct config *config = load("  - {users_file: users}\n");
+    char name[300];
+    memset(name, 'u', sizeof(name));
+    struct trust_query query = {.auth_user = span_of(name, sizeof(name))};
+    assert_true(ip_parse(SPAN("192.0.2.1"), &query.peer));
+    struct trust_decision d;
+    assert_true(trust_check(config, &query, &d));
+    assert_int_equal(strlen(d.why), strlen("user ") + 100);
+    config_free(config);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_one_entry_suffices),
+        cmocka_unit_test(a_stranger_gets_nothing_whatever_is_shown),
+        cmocka_unit_test(a_long_user_name_is_cut_in_the_reason),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
