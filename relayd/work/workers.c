@@ -110,7 +110,7 @@ worker_main(void *arg)
 {
     struct worker *worker = arg;
     struct workers *w = worker->workers;
-    struct job *job;
+    struct job *job = NULL;
 
     pthread_mutex_lock(&w->lock);
     for (;;) {

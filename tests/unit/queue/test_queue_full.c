@@ -56,8 +56,10 @@ the_quota_stops_new_mail_at_ninety_percent_and_nothing_else(void **state)
     struct queue_stats s = stats_of(f);
     assert_in_range(s.used_bytes, 3 * MIB, 4 * MIB * 9 / 10);
     assert_int_equal(s.quota_bytes, 4 * MIB);
+    static char part[QUEUE_CHUNK_BYTES];
+    struct span big = span_of(part, sizeof(part));
     struct queue_batch *batch = begin(f);
-    FAILS(ERR_FULL, queue_incoming_chunk(batch, queue_id_new(f->queue, T0), 0, &SPAN("x"), 1, err));
+    FAILS(ERR_FULL, queue_incoming_chunk(batch, queue_id_new(f->queue, T0), 0, &big, 1, err));
     assert_false(queue_batch_dead(batch));
     queue_abort(batch);
     for (int i = 0; i < 50; i++)
