@@ -29,9 +29,10 @@
 #define TIMEOUT_MS (5 * SECOND)
 #define CACHE_MAX 100000
 #define ROUNDS 2
-#define BAD_AFTER 3              /* time-outs in a row */
-#define BAD_FOR_MS (30 * SECOND) /* a dead first server must not cost each question its time-out \
-                                  */
+#define BAD_AFTER 3 /* time-outs in a row */
+#define BAD_FOR_MS                                                                \
+    (30 * SECOND) /* a dead first server must not cost each question its time-out \
+                   */
 #define NO_EDNS_FOR_MS HOUR
 #define IN_LINE_TIMEOUTS 4 /* how long a question waits for a place, in time-outs */
 #define TEXT_BYTES 160
@@ -499,9 +500,9 @@ servers_make(struct dns *dns, const struct net_addr *addrs, size_t n, msec_t tim
     const char *reason = "";
     for (size_t i = 0; i < n; i++) {
         ret[i] = (struct server){.addr = addrs[i], .loopback = ip_is_loopback(&addrs[i].ip)};
-        /* c-ares may give up a little before its time; ours is exact. */
+        /* Ours comes first and counts; c-ares's own frees the place soon after. */
         ret[i].channel =
-            dns_channel_new(dns->loop, &addrs[i], 2 * timeout_ms, &channel_ops, dns, &reason);
+            dns_channel_new(dns->loop, &addrs[i], timeout_ms + 200, &channel_ops, dns, &reason);
         if (ret[i].channel == NULL) {
             servers_free(ret, i);
             return err_set(err, ERR_INVAL, "resolver %s: %s", net_addr_format(&addrs[i], text),
