@@ -24,7 +24,9 @@
 
 #define ROUNDS 2
 #define BAD_AFTER 3 /* time-outs in a row */
-#define BAD_FOR_MS #define NO_EDNS_FOR_MS HOUR
+/* A dead first server must not cost each question its time-out. */
+#define BAD_FOR_MS (30 * SECOND)
+#define NO_EDNS_FOR_MS HOUR
 #define IN_LINE_TIMEOUTS 4 /* how long a question waits for a place, in time-outs */
 
 msec_t
