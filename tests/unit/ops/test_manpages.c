@@ -66,8 +66,8 @@ static void
 every_verb_and_option_is_in_the_manual(void **state)
 {
     (void)state;
-    CLEANUP(strbuf_release) struct strbuf page =
-        output_of("mandoc -Tascii -Owidth=400 " MAN "relayctl.1 | col -b");
+    CLEANUP(strbuf_release)
+    struct strbuf page = output_of("mandoc -Tascii -Owidth=400 " MAN "relayctl.1 | col -b");
     struct run run = run_ctl(NULL, "help --json", NULL);
     assert_int_equal(run.status, 0);
     cJSON *verbs = cJSON_Parse(run.out.p), *verb, *option;
@@ -105,9 +105,8 @@ every_verb_has_its_help(void **state)
         assert_int_equal(help.status, 0);
         assert_string_equal(help.err.p, "");
         assert_non_null(strstr(help.out.p, name));
-        cJSON_ArrayForEach(option, cJSON_GetObjectItem(verb, "options"))
-            assert_non_null(strstr(
-                help.out.p, cJSON_GetStringValue(cJSON_GetObjectItem(option, "help"))));
+        cJSON_ArrayForEach(option, cJSON_GetObjectItem(verb, "options")) assert_non_null(
+            strstr(help.out.p, cJSON_GetStringValue(cJSON_GetObjectItem(option, "help"))));
         run_release(&help);
     }
     cJSON_Delete(verbs);
