@@ -225,16 +225,7 @@ class Node:
 
     def queue(self, *filters):
         """Waiting recipients as a list of objects (relayctl queue list)."""
-        out = self.ctl("--json", "queue", "list", *filters).stdout.strip()
-        if not out:
-            return []
-        try:
-            parsed = json.loads(out)
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in out.splitlines()]
-        if isinstance(parsed, dict):
-            parsed = parsed.get("recipients", [parsed] if "rcpt" in parsed else [])
-        return parsed
+        return json.loads(self.ctl("--json", "queue", "list", *filters).stdout)
 
     def wait_empty(self, timeout=DEFAULT):
         until(lambda: not self.queue(), timeout, f"an empty queue at {self.name}", every=0.1)

@@ -109,6 +109,7 @@ class Remote:
                 self._context.load_verify_locations(client_ca)
                 self._context.verify_mode = ssl.CERT_OPTIONAL
         self.mails, self.sessions = [], []
+        self.on_mail = None  # called with each accepted Mail, in the session's thread
         self._answers, self._lock = [], threading.Lock()
         self._listener = None
         self._stopping = threading.Event()
@@ -229,7 +230,9 @@ class Remote:
 
     def _say(self, session, stage, default, text=""):
         """Carry out the answer of this stage; returns its code, or 0 when nothing was said."""
-        reply = self._choose(stage, text, default)
+        return self._carry_out(session, self._choose(stage, text, default))
+
+    def _carry_out(self, session, reply):
         if callable(reply):
             reply = reply(session)
         if reply is None:
@@ -342,9 +345,15 @@ class Remote:
         mail.data = re.sub(rb"(^|\r\n)\.", rb"\1", raw)
         mail.tls, mail.auth, mail.helo = session.tls, session.auth, session.helo
         mail.peer, mail.connection = session.peer, session.number
-        code = self._say(session, "dot", "250 2.0.0 taken", " ".join(mail.rcpts))
-        if 200 <= code < 300:
+        reply = self._choose("dot", " ".join(mail.rcpts), "250 2.0.0 taken")
+        if callable(reply):
+            reply = reply(session)
+        # Recorded before the 250 leaves: a peer that has read it may be asked about it at once.
+        if isinstance(reply, str) and reply.startswith("2"):
             self.mails.append(mail)
+            if self.on_mail:
+                self.on_mail(mail)
+        self._carry_out(session, reply)
 
     def _do_rset(self, session, line):
         session.mail = None
