@@ -44,19 +44,31 @@ pages_are_good_mdoc(void **state)
     }
 }
 
-/* The line of relayctl(1), as shown, that begins with the verb; it ends where the next word is an
- * option, an argument, or nothing. */
+static bool
+begins_with_word(struct span line, const char *verb)
+{
+    struct span rest = span_from(line, strlen(verb));
+    return span_starts(line, span_str(verb)) && (rest.n == 0 || rest.p[0] == ' ');
+}
+
+/* The line of relayctl(1), as shown, that begins with the verb and with no longer one. Tags of a
+ * list are indented by five blanks. */
 static struct span
-line_of_verb(struct span page, const char *verb)
+line_of_verb(struct span page, const cJSON *verbs, const char *verb)
 {
     while (page.n > 0) {
-        struct span line = span_trim(span_cut(&page, '\n'));
-        struct span rest = span_from(line, strlen(verb));
-        if (!span_starts(line, span_str(verb)))
+        struct span line = span_cut(&page, '\n');
+        const cJSON *other;
+        bool longer = false;
+        if (!span_starts(line, SPAN("     ")) || line.n < 6 || line.p[5] == ' ')
             continue;
-        if (rest.n == 0 || span_starts(rest, SPAN(" [")) || span_starts(rest, SPAN(" -")) ||
-            span_starts(rest, SPAN("  ")) || (rest.p[0] == ' ' && strchr(verb, ' ') != NULL) ||
-            strcmp(verb, "resume") == 0)
+        line = span_from(line, 5);
+        cJSON_ArrayForEach(other, verbs)
+        {
+            const char *name = cJSON_GetStringValue(cJSON_GetObjectItem(other, "verb"));
+            longer = longer || (strlen(name) > strlen(verb) && begins_with_word(line, name));
+        }
+        if (begins_with_word(line, verb) && !longer)
             return line;
     }
     return SPAN_NONE;
@@ -75,7 +87,7 @@ every_verb_and_option_is_in_the_manual(void **state)
     cJSON_ArrayForEach(verb, verbs)
     {
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItem(verb, "verb"));
-        struct span line = line_of_verb(strbuf_span(&page), name);
+        struct span line = line_of_verb(strbuf_span(&page), verbs, name);
         if (line.p == NULL)
             fail_msg("relayctl(1) does not know the verb %s", name);
         cJSON_ArrayForEach(option, cJSON_GetObjectItem(verb, "options"))

@@ -370,8 +370,10 @@ classify_answers_line_by_line(void **state)
                 "{\"response\": \"451 4.7.1 Greylisted, try again later\", \"stage\": \"rcpt\"}\n");
     assert_int_equal(run.status, 0);
     struct span out = strbuf_span(&run.out);
-    cJSON *first = cJSON_ParseWithLength(out.p, span_cut(&out, '\n').n);
-    cJSON *second = cJSON_ParseWithLength(out.p, span_cut(&out, '\n').n);
+    struct span line = span_cut(&out, '\n');
+    cJSON *first = cJSON_ParseWithLength(line.p, line.n);
+    line = span_cut(&out, '\n');
+    cJSON *second = cJSON_ParseWithLength(line.p, line.n);
     assert_int_equal(out.n, 0);
     assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(first, "class")), "bad-mailbox");
     assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(first, "action")), "bounce");

@@ -23,6 +23,7 @@
 #define ITEMS 2500 /* three pages */
 
 static char dir[64], socket_path[100];
+static struct listener *listener;
 static pid_t server;
 
 /* ---- the server ---- */
@@ -169,7 +170,7 @@ static const struct control_route routes[] = {
 };
 
 static void
-serve(struct listener *listener)
+serve(void)
 {
     int polls = 0;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -187,7 +188,6 @@ static int
 setup(void **state)
 {
     (void)state;
-    struct listener *listener;
     struct err err;
     snprintf(dir, sizeof(dir), "/tmp/test_online.XXXXXX");
     if (mkdtemp(dir) == NULL)
@@ -198,7 +198,7 @@ setup(void **state)
         return -1;
     server = fork();
     if (server == 0) {
-        serve(listener);
+        serve();
         _exit(0);
     }
     return 0;
@@ -210,7 +210,7 @@ teardown(void **state)
     (void)state;
     kill(server, SIGKILL);
     waitpid(server, NULL, 0);
-    unlink(socket_path);
+    listener_close(listener); /* removes the socket */
     return rmdir(dir);
 }
 
