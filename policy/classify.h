@@ -86,13 +86,14 @@ enum reply_stage reply_stage_of_phase(const char *phase);
  * hold. Values in lists are separated by blanks or commas.
  */
 struct classify_rule {
-    struct span name;   /* shown as `rule`; required, unique in its file */
-    struct span klass;  /* class name; required */
-    struct span action; /* "retry", ...: instead of the class's own */
-    struct span match;  /* PCRE2 regex on the reply's words: case ignored, UTF-8, blanks squeezed */
-    struct span code;   /* "550", "4xx", "452 552" */
-    struct span enhanced; /* "5.1.1", "x.2.2", "5.7.x" */
-    struct span stage;    /* "rcpt dot" */
+    struct span name;     /* shown as `rule`; required, unique in its file */
+    struct span klass;    /* class name; required */
+    struct span action;   /* "retry", ...: instead of the class's own */
+    struct span match;    /* PCRE2 regex on the reply's words (classify_normalise), case ignored */
+    struct span unless;   /* likewise; the rule does not hold where this matches */
+    struct span code;     /* "550", "4xx", "452 552" */
+    struct span enhanced; /* "5.1.1", "x.2.2", "5.7.51x" */
+    struct span stage;    /* "rcpt dot unknown" */
     struct span mx;       /* "*.qq.com *.foxmail.com": the peer's host name */
 };
 
@@ -135,7 +136,8 @@ struct classify_reply {
 struct classify_verdict {
     enum reply_class klass;
     enum reply_action action;
-    const char *rule; /* owned by the rules; "code" when no rule spoke and the numbers decided */
+    const char *rule; /* owned by the rules; "enhanced-code" or "reply-code" when no rule spoke and
+                         the numbers decided, "none" when there were none */
     bool ip_keyed;    /* the limit or the block is on our address: another route helps at once */
 };
 
@@ -152,6 +154,14 @@ classify_reply(struct classify_rules *rules, const struct classify_reply *reply)
  */
 struct classify_verdict classify_text(struct classify_rules *rules, struct span response,
                                       enum reply_stage stage, struct span mx);
+
+/*
+ * The words that rules look at: the text without reply codes and enhanced codes at the start of its
+ * lines, blanks and newlines squeezed, addresses as "#addr", IP addresses as "#ip", at most
+ * CLASSIFY_TEXT_MAX octets. A code or an enhanced code that `reply` does not give and the text does
+ * is written to *reply.
+ */
+void classify_normalise(struct classify_reply *reply, struct strbuf *out);
 
 /* Whether the class may move a recipient to another route at all (never content or mailbox). */
 bool reply_class_is_route_refusal(enum reply_class klass);
