@@ -379,7 +379,7 @@ smtpc_on_mail(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
 {
     (void)rcpt;
     struct outcome o;
-    if (r->code == 421 && s->reused && !s->heard)
+    if (r->code == 421 && s->reused)
         return smtpc_close(s, SMTPC_END_AGAIN); /* it hung up while we were idle */
     if (r->code / 100 == 3)
         return smtpc_violation(s, "an odd reply to MAIL");
