@@ -19,7 +19,7 @@
 #include "relayd/store/store.h"
 #include "relayd/work/workers.h"
 
-struct verdict_request;
+struct api;
 struct daemon_gauges;
 
 enum daemon_phase { DAEMON_STARTING, DAEMON_RUNNING, DAEMON_STOPPING };
@@ -45,16 +45,17 @@ struct daemon {
     struct delivery *delivery;
     struct record *record;
     struct control *control;
-    struct settings *settings;   /* in force */
-    struct settings **all;       /* those that somebody holds, the one in force too */
+    struct settings *settings; /* in force */
+    struct settings **all;     /* those that somebody holds, the one in force too */
     size_t n_all;
     bool reloading, reload_again;
-    msec_t reloaded_at; /* wall */
+    msec_t reloaded_at;     /* wall */
     char reload_error[512]; /* of the last reload that failed; "" */
     size_t max_connections; /* outbound, that the descriptors allow */
     bool accept_drained, schedule_drained;
     struct timer drain_timer, upkeep_timer, watchdog_timer;
     struct daemon_gauges *gauges;
+    struct api *api;
 };
 
 /* wire.c: make the stages and join them. accept comes first, since it binds ports as root; the
@@ -75,20 +76,21 @@ void verdict_cancel(void *daemon, struct accept_rcpt_request *req);
 /* reload.c */
 /* Load the configuration anew on a worker and swap it in, all or nothing. `done` (may be NULL) is
  * called with the problems when it is over. */
-void daemon_reload(struct daemon *d,
-                   void (*done)(void *arg, bool ok, const struct config_problems *problems),
-                   void *arg);
+void
+daemon_reload(struct daemon *d,
+              void (*done)(void *arg, bool ok, const struct config_problems *problems), void *arg);
 struct dns_config;
 /* The resolver part of a configuration; `servers` has room for DNS_SERVERS_MAX. */
-void daemon_dns_config(const struct config *config, struct net_addr *servers,
-                       struct dns_config *ret);
+void
+daemon_dns_config(const struct config *config, struct net_addr *servers, struct dns_config *ret);
 void daemon_log_problems(struct daemon *d, const struct config_problems *problems);
-MUST_CHECK enum err_code daemon_log_config(struct daemon *d, const struct config *config,
-                                           struct err *err);
+MUST_CHECK enum err_code
+daemon_log_config(struct daemon *d, const struct config *config, struct err *err);
 
 /* gauges.c: what /metrics tells beside the counters of record. */
 void gauges_new(struct daemon *d);
 
 /* api.c: the routes of the control socket. */
 void api_new(struct daemon *d);
-void api_free(struct daemon *d);
+void api_stop(struct daemon *d);
+void api_free(struct daemon *d); /* every read and operation has come back */

@@ -218,9 +218,8 @@ set_rcpts(struct connection *c, struct rcpt *const *rcpts, size_t n)
     c->rcpts = xcalloc(n, sizeof(*c->rcpts));
     c->attempts = xcalloc(n, sizeof(*c->attempts));
     for (size_t i = 0; i < n; i++) {
-        c->rcpts[i] = (struct deliver_rcpt){.address = rcpts[i]->address,
-                                            .orcpt = rcpts[i]->orcpt,
-                                            .notify = rcpts[i]->notify};
+        c->rcpts[i] = (struct deliver_rcpt){
+            .address = rcpts[i]->address, .orcpt = rcpts[i]->orcpt, .notify = rcpts[i]->notify};
         c->attempts[i].rcpt = rcpts[i];
     }
 }

@@ -35,8 +35,8 @@ void delivery_stop(struct delivery *d);
 void delivery_free(struct delivery *d);
 
 /* As schedule_ops. */
-void *delivery_open(struct delivery *d, struct site_link *link,
-                    const struct schedule_target *target);
+void *
+delivery_open(struct delivery *d, struct site_link *link, const struct schedule_target *target);
 void delivery_send(void *conn, struct rcpt *const *rcpts, size_t n);
 void delivery_quit(void *conn);
 

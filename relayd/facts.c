@@ -35,7 +35,7 @@ struct host_lookup {
     struct facts_query *query;
     char *name;
     uint16_t preference;
-    uint32_t shuffle; /* order among equals */
+    uint32_t shuffle;           /* order among equals */
     struct dns_query *asked[2]; /* A, AAAA */
     struct ip addresses[2][FACTS_TRY_ADDRESSES];
     size_t n_addresses[2];
@@ -313,8 +313,7 @@ hosts_before_us(const struct facts_query *q)
 
 /* The addresses of one host to try: the preferred family first, then the other one. */
 static size_t
-host_endpoints(const struct facts_query *q, const struct host_lookup *h,
-               struct facts_endpoint *ret)
+host_endpoints(const struct facts_query *q, const struct host_lookup *h, struct facts_endpoint *ret)
 {
     const struct config *config = q->facts->config;
     enum config_ip_version version = config->direct.ip_version;
@@ -327,9 +326,8 @@ host_endpoints(const struct facts_query *q, const struct host_lookup *h,
         for (int k = 0; k < 2 && n < FACTS_TRY_ADDRESSES; k++) {
             int family = k == 0 ? first : 1 - first;
             if (turn < h->n_addresses[family])
-                ret[n++] = (struct facts_endpoint){.ip = h->addresses[family][turn],
-                                                   .port = config->direct.port,
-                                                   .host = h->name};
+                ret[n++] = (struct facts_endpoint){
+                    .ip = h->addresses[family][turn], .port = config->direct.port, .host = h->name};
         }
     }
     return n;

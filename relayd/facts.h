@@ -40,11 +40,11 @@ void facts_set_config(struct facts *facts, const struct config *config);
 
 /* Which site serves a domain. */
 struct facts_site {
-    bool ok;                     /* else `outcome` says why: deferred or failed */
-    bool literal;                /* the domain is an address in brackets */
-    bool no_mx;                  /* no MX: the domain's own addresses */
+    bool ok;                      /* else `outcome` says why: deferred or failed */
+    bool literal;                 /* the domain is an address in brackets */
+    bool no_mx;                   /* no MX: the domain's own addresses */
     char key[FACTS_SITE_KEY_MAX]; /* the same for all domains with the same MX host names */
-    char name[DOMAIN_BUF];       /* for people: the best host */
+    char name[DOMAIN_BUF];        /* for people: the best host */
     struct outcome outcome;
 };
 
@@ -55,9 +55,9 @@ struct facts_query; /* a look-up under way */
 
 /* Look `domain` up (canonical, or an address literal in its brackets); done(arg, site) is called
  * exactly once, never before this returns, unless cancelled. The site is valid during the call. */
-struct facts_query *facts_site_start(struct facts *facts, const char *domain,
-                                     void (*done)(void *arg, const struct facts_site *site),
-                                     void *arg);
+struct facts_query *
+facts_site_start(struct facts *facts, const char *domain,
+                 void (*done)(void *arg, const struct facts_site *site), void *arg);
 
 /* Where to connect, in the order to try. */
 struct facts_endpoint {
@@ -79,14 +79,14 @@ struct facts_endpoints {
  * own listeners and everything behind them dropped, special addresses dropped unless
  * direct.allow_private. `done` as above.
  */
-struct facts_query *facts_direct_start(struct facts *facts, const char *domain,
-                                       void (*done)(void *arg, const struct facts_endpoints *e),
-                                       void *arg);
+struct facts_query *
+facts_direct_start(struct facts *facts, const char *domain,
+                   void (*done)(void *arg, const struct facts_endpoints *e), void *arg);
 
 /* The addresses of a hop, for every port of its ladder; `first_port` (0: none) comes first. */
-struct facts_query *facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
-                                    void (*done)(void *arg, const struct facts_endpoints *e),
-                                    void *arg);
+struct facts_query *
+facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
+                void (*done)(void *arg, const struct facts_endpoints *e), void *arg);
 
 /* No callback once this has returned. NULL is fine. */
 void facts_cancel(struct facts_query *query);

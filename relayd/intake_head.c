@@ -84,8 +84,8 @@ add_fields(struct intake_msg *m, bool no_header, msec_t now)
         if (!m->facts.has_date)
             header_add_date(now, &m->added);
         if (!m->facts.has_message_id)
-            header_add_message_id(span_str(m->id_text), span_str(m->settings->config->node.hostname),
-                                  &m->added);
+            header_add_message_id(span_str(m->id_text),
+                                  span_str(m->settings->config->node.hostname), &m->added);
     }
     if (no_header)
         strbuf_add_str(&m->added, "\r\n");

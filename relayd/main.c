@@ -335,8 +335,7 @@ open_queue(struct daemon *d)
         .path = config->queue.path,
         .node = config->node.name,
         .max_bytes = config->queue.max_size_bytes,
-        .min_free_bytes =
-            config->queue.min_free_given ? (int64_t)config->queue.min_free_bytes : -1,
+        .min_free_bytes = config->queue.min_free_given ? (int64_t)config->queue.min_free_bytes : -1,
     };
     struct queue_info info;
     struct err err;
@@ -448,9 +447,8 @@ serve_control(struct daemon *d, const struct sockets *sockets)
     control_serve_unix(d->control, sockets->control);
     if (sockets->http != NULL) {
         CLEANUP(freep)
-        char *token = config->http.token.n == 0
-                          ? NULL
-                          : xstrndup(config->http.token.p, config->http.token.n);
+        char *token =
+            config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
         control_serve_tcp(d->control, sockets->http, token);
     }
 }
@@ -568,12 +566,13 @@ end(struct daemon *d)
         d->accept = NULL;
         if (d->delivery != NULL)
             delivery_stop(d->delivery);
-        api_free(d);
-        control_free(d->control);
+        api_stop(d);
         workers_stop(d->workers);
         inbox_run(d->inbox);
         store_stop(d->store);
         inbox_run(d->inbox);
+        control_free(d->control);
+        api_free(d);
         wire_free(d);
         store_free(d->store);
         queue_close(d->queue);

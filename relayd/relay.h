@@ -18,8 +18,8 @@
 #define RELAY_ID_TEXT 80 /* NODE.XXXXXXXXXXXXX and a NUL */
 
 /* Flags of a message beside those of queue.h. */
-#define MSG_HEADER_8BIT QUEUE_MSG_USER        /* a header field holds an octet above 127 */
-#define MSG_POSTMASTER (QUEUE_MSG_USER << 1)  /* a notice on its last way, to the postmaster */
+#define MSG_HEADER_8BIT QUEUE_MSG_USER       /* a header field holds an octet above 127 */
+#define MSG_POSTMASTER (QUEUE_MSG_USER << 1) /* a notice on its last way, to the postmaster */
 
 struct facts_query;
 struct lane;
@@ -63,8 +63,8 @@ struct rcpt {
     struct msg *msg;
     struct rcpt *next_of_msg;
     uint32_t revision;
-    uint8_t notify; /* QUEUE_NOTIFY_* */
-    bool fresh;     /* still in the queue's fresh table: never deferred */
+    uint8_t notify;                     /* QUEUE_NOTIFY_* */
+    bool fresh;                         /* still in the queue's fresh table: never deferred */
     struct span address, domain, orcpt; /* `domain` is NUL-terminated */
     uint64_t lane;
     msec_t due_at;

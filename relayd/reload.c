@@ -37,11 +37,11 @@ daemon_log_problems(struct daemon *d, const struct config_problems *problems)
 void
 daemon_dns_config(const struct config *config, struct net_addr *servers, struct dns_config *ret)
 {
-    size_t n = config->resolver.n_servers < DNS_SERVERS_MAX ? config->resolver.n_servers
-                                                            : DNS_SERVERS_MAX;
+    size_t n =
+        config->resolver.n_servers < DNS_SERVERS_MAX ? config->resolver.n_servers : DNS_SERVERS_MAX;
     for (size_t i = 0; i < n; i++)
-        servers[i] = (struct net_addr){config->resolver.servers[i].ip,
-                                       config->resolver.servers[i].port};
+        servers[i] =
+            (struct net_addr){config->resolver.servers[i].ip, config->resolver.servers[i].port};
     *ret = (struct dns_config){.servers = servers,
                                .n_servers = n,
                                .timeout_ms = config->resolver.timeout_ms,
@@ -52,8 +52,8 @@ enum err_code
 daemon_log_config(struct daemon *d, const struct config *config, struct err *err)
 {
     static const enum log_level levels[] = {
-        [CONFIG_LOG_ALERT] = LOG_ALERT,     [CONFIG_LOG_ERROR] = LOG_ERROR,
-        [CONFIG_LOG_WARN] = LOG_WARNING,    [CONFIG_LOG_INFO] = LOG_INFO,
+        [CONFIG_LOG_ALERT] = LOG_ALERT,  [CONFIG_LOG_ERROR] = LOG_ERROR,
+        [CONFIG_LOG_WARN] = LOG_WARNING, [CONFIG_LOG_INFO] = LOG_INFO,
         [CONFIG_LOG_DEBUG] = LOG_DEBUG,
     };
     const char *target = config->log.target == CONFIG_LOG_STDERR   ? "stderr"

@@ -33,12 +33,12 @@ struct settings {
  * Load `path` and build everything. ERR_INVAL: `problems` says all that is wrong, with places.
  * On ERR_OK there may be warnings in it, and *ret has one reference.
  */
-MUST_CHECK enum err_code settings_load(const char *path, struct settings **ret,
-                                       struct config_problems *problems);
+MUST_CHECK enum err_code
+settings_load(const char *path, struct settings **ret, struct config_problems *problems);
 
 /* Free it; any thread, nobody refers to it any more. NULL is fine. */
 void settings_free(struct settings *settings);
 
 /* The TLS context for a route's level; NULL for CONFIG_TLS_OFF. `hop` NULL: direct. */
-struct tls_ctx *settings_tls(const struct settings *settings, const struct hop *hop,
-                             enum config_tls level);
+struct tls_ctx *
+settings_tls(const struct settings *settings, const struct hop *hop, enum config_tls level);

@@ -57,8 +57,8 @@ body_next(void *arg, struct span *ret, struct err *err)
             return code;
         job->chunk = xmalloc(CHUNK_BYTES);
     }
-    enum err_code code = queue_read_body(job->reader, job->queue_id, job->offset, job->chunk,
-                                         CHUNK_BYTES, &n, err);
+    enum err_code code =
+        queue_read_body(job->reader, job->queue_id, job->offset, job->chunk, CHUNK_BYTES, &n, err);
     if (code != ERR_OK)
         return code;
     job->offset += n;
@@ -82,8 +82,8 @@ sign_run(struct job *j, struct worker *worker)
     if (signer == NULL)
         job->code = err_set(&job->err, ERR_IO, "libopendkim does not start");
     else
-        job->code = dkim_signer_sign(signer, job->settings->keyring, &message, &job->result,
-                                     &job->err);
+        job->code =
+            dkim_signer_sign(signer, job->settings->keyring, &message, &job->result, &job->err);
     queue_reader_free(job->reader);
     job->reader = NULL;
     free(job->chunk);

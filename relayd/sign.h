@@ -26,8 +26,8 @@ struct sign_job {
     struct span id;
     struct span head[SIGN_HEAD_BLOCKS_MAX]; /* in the order sent, without the empty line */
     size_t n_head;
-    struct span body;      /* in memory; or, with `queue` set, read from there: */
-    struct queue *queue;   /* a stored (incoming) body: `queue_id` from `offset` on */
+    struct span body;    /* in memory; or, with `queue` set, read from there: */
+    struct queue *queue; /* a stored (incoming) body: `queue_id` from `offset` on */
     uint64_t queue_id, offset;
     msec_t now;
     /* Out. */

@@ -160,12 +160,20 @@ on_recorded(void *arg, struct rcpt *rcpt, enum rcpt_fate fate, msec_t due_at, ui
     schedule_recorded(d->schedule, rcpt, fate, due_at, txn);
 }
 
+static struct span
+on_wanted_route(void *arg, const struct rcpt *rcpt)
+{
+    (void)arg;
+    return record_wanted_route(rcpt);
+}
+
 static const struct schedule_ops schedule_ops = {
     .open = on_open,
     .send = on_send,
     .quit = on_quit,
     .attempted = on_attempted,
     .hold = on_hold,
+    .wanted_route = on_wanted_route,
     .overdue = on_overdue,
 };
 

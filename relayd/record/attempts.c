@@ -41,6 +41,7 @@ attempts_decode(struct span bytes, struct attempts *ret, struct err *err)
     a.first_deferral_at = (msec_t)take_number(&r, 8);
     a.class_since = (msec_t)take_number(&r, 8);
     a.klass = take_string(&r, 1);
+    a.route = take_string(&r, 1);
     a.n_refusals = (int)take_number(&r, 1);
     if (r.bad || a.n_refusals > ATTEMPTS_REFUSALS_MAX)
         return err_set(err, ERR_CORRUPT, "attempt record: %d refusals, at most %d", a.n_refusals,
@@ -79,6 +80,7 @@ attempts_encode(const struct attempts *a, struct strbuf *out)
     put_number(out, (uint64_t)a->first_deferral_at, 8);
     put_number(out, (uint64_t)a->class_since, 8);
     put_string(out, a->klass, 1);
+    put_string(out, a->route, 1);
     put_number(out, (uint64_t)a->n_refusals, 1);
     for (int i = 0; i < a->n_refusals; i++)
         put_refusal(out, &a->refusals[i]);

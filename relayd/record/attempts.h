@@ -5,6 +5,7 @@
  * Encoded form, version 1, all numbers big-endian:
  *   u8 version, u16 length of what follows that version 1 knows, then
  *   u32 count, u32 warned, u64 first_deferral_at, u64 class_since, u8 class length, class,
+ *   u8 route length, route,
  *   u8 number of refusals, each: u64 at, u16 code, u8 enh class, u16 subject, u16 detail,
  *   and four strings (u16 length, bytes): route, phase, peer, text.
  * Bytes behind that length are a newer program's fields: kept and written back.
@@ -31,6 +32,7 @@ struct attempts {
     msec_t first_deferral_at;
     msec_t class_since; /* since when every answer was of `klass` */
     struct span klass;
+    struct span route; /* the administrator wants this one first; empty: the map decides */
     int n_refusals;
     struct refusal refusals[ATTEMPTS_REFUSALS_MAX]; /* the newest of each route, oldest first */
     struct span unknown;                            /* a newer version's fields */

@@ -176,8 +176,7 @@ batch_done(struct store_op *op)
         for (size_t i = 0; i < b->n_notices; i++)
             notice_take(b, &b->notices[i], &b->messages[i], op->txn_id);
     for (size_t i = 0; i < b->n_items; i++)
-        item_done(b, &b->items[i], op->code == ERR_OK ? b->changes[i].code : op->code,
-                  op->txn_id);
+        item_done(b, &b->items[i], op->code == ERR_OK ? b->changes[i].code : op->code, op->txn_id);
     batch_free(b);
 }
 

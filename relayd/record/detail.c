@@ -8,8 +8,9 @@
 void
 detail_encode(const struct detail *d, struct strbuf *out)
 {
-    const struct span strings[] = {d->route, d->site,  d->peer,  d->host,
-                                   d->tls,   d->phase, d->klass, span_first(d->text, DETAIL_TEXT_MAX)};
+    const struct span strings[] = {
+        d->route, d->site,  d->peer,  d->host,
+        d->tls,   d->phase, d->klass, span_first(d->text, DETAIL_TEXT_MAX)};
     put_number(out, DETAIL_VERSION, 1);
     put_number(out, (uint64_t)d->code, 2);
     put_number(out, d->enh.klass, 1);

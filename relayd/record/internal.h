@@ -1,5 +1,6 @@
 /*
- * internal - what record.c (fates), batch.c (the operation), notice.c (reports) and maillog.c share.
+ * internal - what record.c (fates), batch.c (the operation), notice.c (reports) and maillog.c
+ * share.
  */
 #pragma once
 
@@ -14,6 +15,7 @@
 struct record {
     struct record_env env;
     struct metric_family *outcomes[6]; /* by enum maillog_outcome; NULL: not counted */
+    uint64_t totals[6];                /* by enum maillog_outcome */
     struct metric *notices;
 };
 

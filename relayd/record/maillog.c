@@ -1,5 +1,6 @@
 /*
- * maillog - the one line of each attempt, and its counters. Field names are fixed: people grep them.
+ * maillog - the one line of each attempt, and its counters. Field names are fixed: people grep
+ * them.
  */
 #include <stdio.h>
 
@@ -35,6 +36,15 @@ maillog_metrics(struct record *r)
 }
 
 void
+record_numbers(const struct record *r, struct record_numbers *ret)
+{
+    *ret = (struct record_numbers){.delivered = r->totals[MAILLOG_DELIVERED],
+                                   .deferred = r->totals[MAILLOG_DEFERRED],
+                                   .failed = r->totals[MAILLOG_FAILED],
+                                   .rerouted = r->totals[MAILLOG_REROUTED]};
+}
+
+void
 maillog_attempt(struct record *r, const struct attempt *a, const struct verdict *v,
                 const struct attempts *before, enum maillog_outcome outcome, msec_t due_at)
 {
@@ -47,7 +57,9 @@ maillog_attempt(struct record *r, const struct attempt *a, const struct verdict 
     char enh[16];
     struct log_line line;
 
-    metric_inc(metric_with(r->outcomes[outcome], a->route[0] == '\0' ? "none" : a->route, v->klass));
+    r->totals[outcome]++;
+    metric_inc(
+        metric_with(r->outcomes[outcome], a->route[0] == '\0' ? "none" : a->route, v->klass));
     log_begin(r->env.log, &line, LOG_INFO, "attempt");
     log_cstr(&line, "msg", msg->id_text);
     log_str(&line, "rcpt", rcpt->address);

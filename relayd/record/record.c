@@ -50,8 +50,8 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
         v.action = c.action;
         v.greylisted = c.klass == REPLY_GREYLISTED;
     } else if (o->origin == ORIGIN_DNS) {
-        v.klass = reply_class_name(o->kind == OUTCOME_FAILED ? REPLY_BAD_DOMAIN
-                                                             : REPLY_ROUTING_ERROR);
+        v.klass =
+            reply_class_name(o->kind == OUTCOME_FAILED ? REPLY_BAD_DOMAIN : REPLY_ROUTING_ERROR);
     } else if (o->origin == ORIGIN_TLS) {
         v.klass = reply_class_name(REPLY_TLS_FAILED);
     } else if (o->origin == ORIGIN_NET) {
@@ -143,8 +143,9 @@ finish_failed(struct record *r, struct item *item, const struct settings *settin
 
     if (notice && (msg->q.flags & MSG_POSTMASTER || settings->config->node.postmaster[0] == '\0')) {
         item->fate = FATE_HELD;
-        log_alert(r->env.log, "notice_held", "%s: a notice for %.*s cannot be delivered and is held",
-                  msg->id_text, SPAN_ARG(item->rcpt->address));
+        log_alert(r->env.log, "notice_held",
+                  "%s: a notice for %.*s cannot be delivered and is held", msg->id_text,
+                  SPAN_ARG(item->rcpt->address));
         return;
     }
     item->fate = FATE_FINISHED;
@@ -164,8 +165,7 @@ defer(struct item *item, const struct settings *settings, struct attempts *a,
     bool grey = v->greylisted || o->greylisted;
 
     item->fate = FATE_DEFERRED;
-    item->due_at =
-        retry_due_at(&settings->retry, msg->q.id, a->count, grey, now, expires_at);
+    item->due_at = retry_due_at(&settings->retry, msg->q.id, a->count, grey, now, expires_at);
     unsigned warnings = retry_warnings_due(&settings->retry, msg->q.arrived_at, now);
     if (warnings > a->warned) {
         a->warned = warnings;
@@ -220,7 +220,8 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
     if (o->kind == OUTCOME_DELIVERED) {
         finish_delivered(item, attempt);
         encode_detail(item, attempt, &v, a.count + 1);
-        maillog_attempt(r, attempt, &v, &before, attempt->discarded ? MAILLOG_DISCARDED : MAILLOG_DELIVERED, 0);
+        maillog_attempt(r, attempt, &v, &before,
+                        attempt->discarded ? MAILLOG_DISCARDED : MAILLOG_DELIVERED, 0);
         return true;
     }
     snprintf(peer, sizeof(peer), "%s %s", attempt->host, attempt->peer);
@@ -300,6 +301,16 @@ record_hold(struct record *r, struct rcpt *rcpt, struct span reason)
     log_str(&line, "reason", reason);
     log_end(&line);
     batch_start(b);
+}
+
+struct span
+record_wanted_route(const struct rcpt *rcpt)
+{
+    struct attempts a;
+    if (rcpt->attempts_bytes == 0 ||
+        attempts_decode(span_of(rcpt->attempts, rcpt->attempts_bytes), &a, NULL) != ERR_OK)
+        return SPAN_NONE;
+    return a.route;
 }
 
 bool

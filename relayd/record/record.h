@@ -51,7 +51,14 @@ void record_free(struct record *r);
 void record_attempts(struct record *r, struct attempt *attempts, size_t n);
 /* A rule, or damage, says that this recipient (STAGE_RECORDING) is to be held. */
 void record_hold(struct record *r, struct rcpt *rcpt, struct span reason);
+/* The route that the administrator wants first, kept in the attempt record; empty: none. */
+struct span record_wanted_route(const struct rcpt *rcpt);
 /* Has its expiry, or a delay notice to its sender, fallen due? */
 bool record_overdue(struct record *r, const struct rcpt *rcpt);
+/* How many attempts ended how, since the start. */
+struct record_numbers {
+    uint64_t delivered, deferred, failed, rerouted;
+};
+void record_numbers(const struct record *r, struct record_numbers *ret);
 /* When a message expires, by the settings in force. */
 msec_t record_expires_at(struct record *r, const struct queue_msg *q);

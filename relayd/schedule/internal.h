@@ -2,8 +2,8 @@
  * internal - what the files of relayd/schedule share.
  *
  *   plan.c      pages in, recipients to sites          site.c      sites and their ready lists
- *   pump.c      links: connections and transactions    postpone.c  back to the queue without an attempt
- *   pause.c     suspensions and held domains           hand.c lanes.c  the tables
+ *   pump.c      links: connections and transactions    postpone.c  back to the queue without an
+ * attempt pause.c     suspensions and held domains           hand.c lanes.c  the tables
  */
 #pragma once
 
@@ -46,16 +46,16 @@ struct site {
     size_t n_ready;
     struct site_link *links;
     size_t n_links, n_open, n_busy; /* all; resolving or opening; with a transaction */
-    size_t link_limit; /* learned from refused extra connections; 0: none */
+    size_t link_limit;              /* learned from refused extra connections; 0: none */
     struct shape shape;
-    struct timer timer;   /* the next moment at which it may act */
-    msec_t probe_at;      /* monotonic; when DOWN */
-    unsigned failures;    /* in a row */
+    struct timer timer; /* the next moment at which it may act */
+    msec_t probe_at;    /* monotonic; when DOWN */
+    unsigned failures;  /* in a row */
     struct outcome failure;
-    uint16_t port;        /* of a hop's ladder: what worked */
-    msec_t used_at;       /* monotonic */
-    size_t n_rcpts;       /* recipients whose `site` it is: it stays as long */
-    bool waits_for_slot;  /* in the line for a connection */
+    uint16_t port;       /* of a hop's ladder: what worked */
+    msec_t used_at;      /* monotonic */
+    size_t n_rcpts;      /* recipients whose `site` it is: it stays as long */
+    bool waits_for_slot; /* in the line for a connection */
     struct site *slot_next;
 };
 
@@ -82,7 +82,7 @@ struct schedule {
     void *drained_arg;
     struct pause *pauses;
     struct timer pause_timer;
-    struct map held_domains; /* canonical domain -> its own text */
+    struct map held_domains;     /* canonical domain -> its own text */
     struct postponed *postponed; /* being gathered in this tick */
     size_t n_postponed;
     struct deferred flush;

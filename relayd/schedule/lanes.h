@@ -13,7 +13,8 @@
 #include "queue/queue.h"
 #include "relayd/net/clock.h"
 
-#define LANE_HAND_MAX 1000 /* of a lane's recipients in hand: a slow domain does not fill memory */
+#define LANE_HAND_MAX 1000 /* of a lane's recipients in hand: a slow domain does not fill memory \
+                            */
 
 struct lanes;
 
@@ -21,13 +22,13 @@ struct lane {
     uint64_t hash;
     struct lanes *lanes;
     struct timer timer;
-    msec_t due_at;       /* wall: the earliest known */
-    msec_t noted_at;     /* wall: earliest noted while a page was being read; INT64_MAX none */
-    bool reading;        /* a page is being read */
+    msec_t due_at;   /* wall: the earliest known */
+    msec_t noted_at; /* wall: earliest noted while a page was being read; INT64_MAX none */
+    bool reading;    /* a page is being read */
     struct queue_due_key after; /* where the next page goes on; all zero: at the beginning */
     struct lane *due_next;
-    bool is_due; /* in the line */
-    bool paused; /* more is due, but enough of it is in hand */
+    bool is_due;     /* in the line */
+    bool paused;     /* more is due, but enough of it is in hand */
     unsigned n_hand; /* recipients in hand that its pages brought */
 };
 
@@ -51,7 +52,8 @@ void lanes_wake(struct lanes *lanes);
 struct lane *lanes_take(struct lanes *lanes);
 /*
  * The page has been read: `more` due ones are behind lane->after (read on at once), else the next
- * is due at `next_due_at` (INT64_MAX: none; the lane is freed). What was noted meanwhile counts too.
+ * is due at `next_due_at` (INT64_MAX: none; the lane is freed). What was noted meanwhile counts
+ * too.
  */
 void lanes_read(struct lane *lane, bool more, msec_t next_due_at);
 /* A recipient that a page of this lane brought is in hand; it has left. */

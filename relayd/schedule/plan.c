@@ -70,8 +70,13 @@ plan_refuse(struct schedule *s, struct rcpt *rcpt, struct span reply)
 static void
 plan_discard(struct schedule *s, struct rcpt *rcpt)
 {
-    struct attempt attempt = {.rcpt = rcpt, .route = "", .site = "", .peer = "", .host = "",
-                              .tls = "", .discarded = true};
+    struct attempt attempt = {.rcpt = rcpt,
+                              .route = "",
+                              .site = "",
+                              .peer = "",
+                              .host = "",
+                              .tls = "",
+                              .discarded = true};
     outcome_set(&attempt.outcome, OUTCOME_DELIVERED, ORIGIN_LOCAL, "route", "2.0.0",
                 "discarded by a rule of the transport map");
     rcpt->stage = STAGE_RECORDING;
@@ -126,21 +131,41 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
     postpone_rcpt(s, rcpt, clock_wall(s->clock) + (wait > 0 ? wait : 0));
 }
 
+/* A route that the administrator asked for goes first, unless a fence forbids it. */
 static void
-plan_deliver(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d,
+plan_wanted(struct schedule *s, const struct rcpt *rcpt, struct route_decision *d)
+{
+    struct span wanted = s->env.ops->wanted_route(s->env.arg, rcpt);
+    int r = wanted.n == 0 ? -1 : config_route_find(s->config, wanted);
+    if (r < 0 || d->never_via & (route_mask)1 << r)
+        return;
+    size_t at = 0;
+    while (at < d->n_routes && d->routes[at] != (unsigned)r)
+        at++;
+    if (at == d->n_routes) {
+        if (d->n_routes == CONFIG_ROUTES_MAX)
+            return;
+        d->n_routes++;
+    }
+    memmove(&d->routes[1], &d->routes[0], at * sizeof(d->routes[0]));
+    d->routes[0] = (unsigned)r;
+}
+
+static void
+plan_deliver(struct schedule *s, struct rcpt *rcpt, struct route_decision *d,
              const struct facts_site *known)
 {
     struct site *last_resort = NULL, *down = NULL;
 
+    plan_wanted(s, rcpt, d);
     for (size_t i = 0; i < d->n_routes; i++) {
         unsigned r = d->routes[i];
         if (rcpt->tried & (route_mask)1 << r)
             continue;
         enum config_tls tls = route_tls(s->config, d, r);
         const struct hop *hop = s->config->routes[r].hop;
-        struct site *site =
-            hop != NULL ? site_get(s, hop->name, hop->name, hop->name, "", tls)
-                        : direct_site(s, rcpt, tls, known);
+        struct site *site = hop != NULL ? site_get(s, hop->name, hop->name, hop->name, "", tls)
+                                        : direct_site(s, rcpt, tls, known);
         if (site == NULL)
             return;
         switch (site_usable(site)) {
@@ -266,8 +291,8 @@ leave_fresh(struct schedule *s, uint64_t txn)
 }
 
 void
-schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body,
-              struct rcpt *const *rcpts, size_t n_rcpts, uint64_t txn)
+schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body, struct rcpt *const *rcpts,
+              size_t n_rcpts, uint64_t txn)
 {
     size_t n_taken = 0;
 
@@ -300,6 +325,20 @@ schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body,
     }
 }
 
+/* A message of which only what planning needs is known. */
+static struct msg *
+msg_of_row(struct schedule *s, const struct queue_row *row)
+{
+    const struct queue_msg q = {.id = row->rcpt.id,
+                                .arrived_at = row->arrived_at,
+                                .size_bytes = row->size_bytes,
+                                .flags = row->msg_flags,
+                                .sender = row->sender};
+    struct msg *msg = msg_new(&q, s->config->node.name);
+    hand_add_msg(&s->hand, msg);
+    return msg;
+}
+
 static void
 take_row(struct schedule *s, const struct queue_row *row, uint64_t txn, struct lane *lane)
 {
@@ -313,15 +352,8 @@ take_row(struct schedule *s, const struct queue_row *row, uint64_t txn, struct l
     if (row->domain_held || pause_domain(s, row->rcpt.domain))
         return;
     struct msg *msg = hand_msg(&s->hand, row->rcpt.id);
-    if (msg == NULL) {
-        const struct queue_msg q = {.id = row->rcpt.id,
-                                    .arrived_at = row->arrived_at,
-                                    .size_bytes = row->size_bytes,
-                                    .flags = row->msg_flags,
-                                    .sender = row->sender};
-        msg = msg_new(&q, s->config->node.name);
-        hand_add_msg(&s->hand, msg);
-    }
+    if (msg == NULL)
+        msg = msg_of_row(s, row);
     struct rcpt *rcpt = rcpt_new(&row->rcpt, row->lane);
     hand_add_rcpt(&s->hand, msg, rcpt);
     if (lane != NULL) {
@@ -331,6 +363,29 @@ take_row(struct schedule *s, const struct queue_row *row, uint64_t txn, struct l
     plan_rcpt(s, rcpt);
 }
 
+bool
+schedule_give_up(struct schedule *s, const struct queue_row *row, const struct outcome *outcome)
+{
+    struct rcpt *rcpt = hand_rcpt(&s->hand, row->rcpt.id, row->rcpt.no);
+
+    if (rcpt == NULL) {
+        struct msg *msg = hand_msg(&s->hand, row->rcpt.id);
+        if (msg == NULL)
+            msg = msg_of_row(s, row);
+        rcpt = rcpt_new(&row->rcpt, row->lane);
+        hand_add_rcpt(&s->hand, msg, rcpt);
+    } else if (rcpt->stage == STAGE_READY) {
+        site_remove(rcpt->site, rcpt);
+    } else if (rcpt->stage == STAGE_FACTS) {
+        facts_cancel(rcpt->facts);
+        rcpt->facts = NULL;
+    } else {
+        return false;
+    }
+    plan_fail(s, rcpt, outcome, "", "");
+    return true;
+}
+
 static void
 report_bad(struct schedule *s, const struct queue_page *page)
 {
@@ -338,8 +393,7 @@ report_bad(struct schedule *s, const struct queue_page *page)
     if (page->n_bad > 0)
         log_alert(s->env.log, "queue_damaged",
                   "%u recipients cannot be read, the first is %s-%u: run relayctl verify",
-                  (unsigned)page->n_bad, queue_id_format(page->bad.id, id),
-                  (unsigned)page->bad.no);
+                  (unsigned)page->n_bad, queue_id_format(page->bad.id, id), (unsigned)page->bad.no);
 }
 
 static void
@@ -412,8 +466,8 @@ lane_done(struct store_read *read)
     struct queue_page *page = &read->lane.page;
     report_bad(s, page);
     lane->after = read->lane.after;
-    bool asleep = page->n_rows > 0 && (page->rows[0].domain_held ||
-                                       pause_domain(s, page->rows[0].rcpt.domain));
+    bool asleep = page->n_rows > 0 &&
+                  (page->rows[0].domain_held || pause_domain(s, page->rows[0].rcpt.domain));
     lane_hold(lane); /* taking rows may end the last one's stay, and with it the lane's */
     for (size_t i = 0; i < page->n_rows; i++)
         take_row(s, &page->rows[i], page->txn_id, lane);
@@ -441,9 +495,8 @@ read_lane(struct schedule *s, struct lane *lane)
     pr->read.lane.lane = lane->hash;
     pr->read.lane.after = lane->after;
     /* Due further away than anything we would have asked for: a clock ran back. Pull it in. */
-    pr->read.lane.until = lane->due_at != INT64_MAX && lane->due_at > now + s->lanes.longest_ms
-                              ? INT64_MAX
-                              : now;
+    pr->read.lane.until =
+        lane->due_at != INT64_MAX && lane->due_at > now + s->lanes.longest_ms ? INT64_MAX : now;
     pr->read.lane.max = SCHEDULE_PAGE_ROWS;
     s->lane_reads++;
     store_read(s->env.store, &pr->read);

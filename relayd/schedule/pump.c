@@ -422,8 +422,13 @@ attempt_group(struct site *site, const struct outcome *outcome, bool down)
     for (size_t i = 0; i < n; i++) {
         rcpts[i]->stage = STAGE_RECORDING;
         s->n_recording++;
-        attempts[i] = (struct attempt){.rcpt = rcpts[i], .outcome = *outcome, .route = site->route,
-                                       .site = site->name, .peer = "", .host = "", .tls = "",
+        attempts[i] = (struct attempt){.rcpt = rcpts[i],
+                                       .outcome = *outcome,
+                                       .route = site->route,
+                                       .site = site->name,
+                                       .peer = "",
+                                       .host = "",
+                                       .tls = "",
                                        .hop = site_hop(site) != NULL};
     }
     if (down)

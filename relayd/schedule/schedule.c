@@ -19,7 +19,8 @@ on_lanes_due(void *arg)
     plan_more(arg);
 }
 
-/* Bodies that wait for longer than a moment, oldest first; those in a transaction are read again. */
+/* Bodies that wait for longer than a moment, oldest first; those in a transaction are read again.
+ */
 static void
 bodies_sweep(struct schedule *s, msec_t now)
 {

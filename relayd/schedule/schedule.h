@@ -2,9 +2,8 @@
  * schedule - which recipient is tried when, by which route, at which site, on how many connections.
  *
  *   accepted ─▶ take ─┐                        ┌─ wait for facts ─┐
- *   fresh page ───────┼─▶ plan (route, site) ──┴──────────────────┴─▶ ready at its site ─▶ link ─▶ send
- *   lane page ────────┘        ▲    │ no route open: postponed                          (delivery)
- *                              │    └───────▶ queue                                        │
+ *   fresh page ───────┼─▶ plan (route, site) ──┴──────────────────┴─▶ ready at its site ─▶ link ─▶
+ * send lane page ────────┘        ▲    │ no route open: postponed (delivery) │    └───────▶ queue │
  *                     reroute ─┴──────────────────── record ◀──────── attempts ◀───────────┘
  *
  * Knows no SMTP: connections are opened and used through schedule_ops, and come back as the
@@ -24,24 +23,26 @@
 #define SITE_READY_MAX 2000 /* waiting at one site; more go to the queue's schedule */
 #define SITE_PROBE_HOP_MS (1 * MINUTE)
 #define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
-#define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* when a recipient that found its site full comes back */
+#define SCHEDULE_OVERFLOW_MS \
+    (30 * SECOND) /* when a recipient that found its site full comes back */
 
 struct schedule;
 struct site_link; /* one connection of a site, as schedule sees it */
 
 /* What a connection is wanted for. Valid during the call. */
 struct schedule_target {
-    const char *route;      /* name */
-    const struct hop *hop;  /* NULL: direct */
-    const char *site;       /* name, for logs */
-    enum config_tls tls;    /* the level that holds */
-    bool has_fallback;      /* somebody waiting there could go another way */
-    uint32_t max_messages;  /* of one session */
+    const char *route;     /* name */
+    const struct hop *hop; /* NULL: direct */
+    const char *site;      /* name, for logs */
+    enum config_tls tls;   /* the level that holds */
+    bool has_fallback;     /* somebody waiting there could go another way */
+    uint32_t max_messages; /* of one session */
     const struct facts_endpoints *endpoints;
 };
 
 struct schedule_ops {
-    /* Begin to connect; returns the connection's handle. Answered by schedule_link_ready, _failed. */
+    /* Begin to connect; returns the connection's handle. Answered by schedule_link_ready, _failed.
+     */
     void *(*open)(void *arg, struct site_link *link, const struct schedule_target *target);
     /* One transaction: recipients of one message, all STAGE_BUSY, on a ready connection. Ends with
      * schedule_link_sent(). */
@@ -51,6 +52,9 @@ struct schedule_ops {
     void (*attempted)(void *arg, struct attempt *attempts, size_t n);
     /* A rule says hold. */
     void (*hold)(void *arg, struct rcpt *rcpt, struct span reason);
+    /* The route that the administrator wants first for this recipient; empty: none. Points into
+     * rcpt->attempts. */
+    struct span (*wanted_route)(void *arg, const struct rcpt *rcpt);
     /* Has this recipient's expiry, or a warning to its sender, fallen due? */
     bool (*overdue)(void *arg, const struct rcpt *rcpt);
 };
@@ -120,8 +124,13 @@ void schedule_recorded(struct schedule *s, struct rcpt *rcpt, enum rcpt_fate fat
 /* ---- verbs ---- */
 
 /* A verb changed these recipients in the queue in transaction `txn`. */
-void schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t n,
-                      uint64_t txn);
+void
+schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t n, uint64_t txn);
+/* Give up on a recipient that a list page shows: it gets `outcome` through record (which drops it
+ * when the revision is another one by now), unless it is in a transaction or has just left. Returns
+ * whether it was taken. */
+bool
+schedule_give_up(struct schedule *s, const struct queue_row *row, const struct outcome *outcome);
 /* A held domain was released or a suspension ended: look at everything again. */
 void schedule_rescan(struct schedule *s);
 
@@ -140,8 +149,8 @@ void schedule_suspend(struct schedule *s, enum pause_kind kind, struct span name
 /* Returns how many suspensions of that name ended. */
 size_t schedule_resume(struct schedule *s, struct span name);
 const struct pause *schedule_pauses(const struct schedule *s);
-const struct pause *schedule_paused(const struct schedule *s, enum pause_kind kind,
-                                    struct span name);
+const struct pause *
+schedule_paused(const struct schedule *s, enum pause_kind kind, struct span name);
 void schedule_hold_domain(struct schedule *s, struct span domain, bool held);
 
 /* ---- what is going on ---- */
@@ -154,16 +163,16 @@ struct site_info {
     enum site_state state;
     bool suspended;
     size_t n_ready, n_busy, n_connections;
-    msec_t probe_at; /* wall; when DOWN */
-    unsigned slowed; /* halvings of the rate */
+    msec_t probe_at;               /* wall; when DOWN */
+    unsigned slowed;               /* halvings of the rate */
     const struct outcome *failure; /* of the last failed connection, when not UP */
 };
 /* Every site that is known at the moment; sites without work are forgotten after a while. */
 void schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),
                     void *arg);
 /* The site by its route and key, if it is known; for explain. False: not known. */
-bool schedule_site_find(struct schedule *s, const char *route, const char *name,
-                        struct site_info *ret);
+bool
+schedule_site_find(struct schedule *s, const char *route, const char *name, struct site_info *ret);
 
 struct schedule_numbers {
     size_t in_hand, ready, busy, recording, sites, sites_down, connections, lanes, bodies_bytes;

@@ -254,8 +254,7 @@ site_down(struct site *site, const struct outcome *outcome)
 }
 
 void
-schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),
-               void *arg)
+schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info), void *arg)
 {
     size_t pos = 0;
     struct span key;
@@ -270,9 +269,9 @@ schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_inf
             .n_ready = site->n_ready,
             .n_busy = site->n_busy,
             .n_connections = site->n_links,
-            .probe_at = site->state == SITE_UP ? 0
-                                               : clock_wall(s->clock) + site->probe_at -
-                                                     clock_now(s->clock),
+            .probe_at = site->state == SITE_UP
+                            ? 0
+                            : clock_wall(s->clock) + site->probe_at - clock_now(s->clock),
             .slowed = site->shape.slowed,
             .failure = site->state == SITE_UP ? NULL : &site->failure,
         };

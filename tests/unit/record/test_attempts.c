@@ -24,7 +24,8 @@ round_trip_keeps_every_field(void **state)
                          .warned = 1,
                          .first_deferral_at = 1234567890123,
                          .class_since = 5,
-                         .klass = SPAN("greylisted")};
+                         .klass = SPAN("greylisted"),
+                         .route = SPAN("us")};
     struct outcome first = refused("greylisted, come back", 451), second = refused("no", 550);
     attempts_add(&a, &first, SPAN("direct"), SPAN("192.0.2.1:25"), 100);
     attempts_add(&a, &second, SPAN("us"), SPAN("198.51.100.2:465"), 200);
@@ -38,6 +39,7 @@ round_trip_keeps_every_field(void **state)
     assert_int_equal(b.warned, 1);
     assert_int_equal(b.first_deferral_at, 1234567890123);
     assert_true(span_eq(b.klass, SPAN("greylisted")));
+    assert_true(span_eq(b.route, SPAN("us")));
     assert_int_equal(b.n_refusals, 2);
     assert_true(span_eq(b.refusals[0].text, SPAN("greylisted, come back")));
     assert_int_equal(b.refusals[1].code, 550);

@@ -1,0 +1,299 @@
+/*
+ * api - the control socket's calls: status, health, metrics, reload.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "policy/base/mem.h"
+#include "relayd/api_internal.h"
+
+/* ---- helpers for all api files ---- */
+
+bool
+api_id(struct control_call *call, uint64_t *ret)
+{
+    struct span text = control_segment(call);
+    if (queue_id_parse(text, ret))
+        return true;
+    control_error(call, ERR_INVAL, "%.*s is not a message id: expected NODE.XXXXXXXXXXXXX",
+                  SPAN_ARG(span_first(text, 80)));
+    return false;
+}
+
+void
+api_add_id(cJSON *object, const char *name, const struct daemon *d, uint64_t id)
+{
+    char text[QUEUE_ID_TEXT + 1], whole[RELAY_ID_TEXT];
+    snprintf(whole, sizeof(whole), "%s.%s", d->settings->config->node.name,
+             queue_id_format(id, text));
+    cJSON_AddStringToObject(object, name, whole);
+}
+
+void
+api_add_enh(cJSON *object, const char *name, struct enh e)
+{
+    char text[16];
+    cJSON_AddStringToObject(object, name, enh_format(e, text));
+}
+
+/* ---- rates ---- */
+
+static void
+rates_sample(void *arg)
+{
+    struct api *api = arg;
+    struct daemon *d = api->d;
+    struct record_numbers r;
+    struct intake_numbers i;
+
+    record_numbers(d->record, &r);
+    intake_numbers(d->intake, &i);
+    api->rate_at = (api->rate_at + 1) % API_RATE_STEPS;
+    uint64_t *now = api->rates[api->rate_at];
+    now[RATE_ACCEPTED] = i.messages;
+    now[RATE_DELIVERED] = r.delivered;
+    now[RATE_DEFERRED] = r.deferred;
+    now[RATE_FAILED] = r.failed;
+    if (api->n_rates < API_RATE_STEPS)
+        api->n_rates++;
+    timer_set(loop_clock(d->loop), &api->rate_timer, API_RATE_STEP_MS, rates_sample, api);
+}
+
+/* Events of the last `steps` samples. */
+static double
+rate_of(const struct api *api, enum api_rate what, size_t steps)
+{
+    if (steps >= api->n_rates)
+        steps = api->n_rates - 1;
+    size_t then = (api->rate_at + API_RATE_STEPS - steps) % API_RATE_STEPS;
+    return (double)(api->rates[api->rate_at][what] - api->rates[then][what]);
+}
+
+static void
+add_rates(const struct api *api, cJSON *json)
+{
+    static const char *const names[] = {"accepted", "delivered", "deferred", "failed"};
+    cJSON *rates = cJSON_AddObjectToObject(json, "rates");
+    for (size_t i = 0; i < RATE__COUNT; i++) {
+        cJSON *rate = cJSON_AddObjectToObject(rates, names[i]);
+        cJSON_AddNumberToObject(rate, "minute", rate_of(api, (enum api_rate)i, 6));
+        cJSON_AddNumberToObject(rate, "hour", rate_of(api, (enum api_rate)i, API_RATE_STEPS - 1));
+    }
+}
+
+/* ---- status ---- */
+
+static void
+add_queue(struct daemon *d, cJSON *json)
+{
+    struct store_numbers n;
+    struct schedule_numbers s;
+    store_numbers(d->store, &n);
+    schedule_numbers(d->schedule, &s);
+    cJSON *queue = cJSON_AddObjectToObject(json, "queue");
+    cJSON_AddNumberToObject(queue, "messages", (double)n.queue.messages);
+    cJSON_AddNumberToObject(queue, "recipients", (double)n.queue.recipients);
+    cJSON_AddNumberToObject(queue, "fresh", (double)n.queue.fresh);
+    cJSON_AddNumberToObject(queue, "scheduled", (double)n.queue.scheduled);
+    cJSON_AddNumberToObject(queue, "in_hand", (double)s.in_hand);
+    cJSON_AddNumberToObject(queue, "held", (double)n.queue.held);
+    cJSON_AddNumberToObject(queue, "bytes", (double)n.queue.used_bytes);
+    cJSON_AddNumberToObject(queue, "max_bytes", (double)n.queue.quota_bytes);
+    api_add_time(queue, "oldest_at", n.queue.oldest_moment);
+}
+
+struct trouble {
+    cJSON *list;
+    size_t n;
+};
+
+static void
+add_site(void *arg, const struct site_info *info)
+{
+    struct trouble *t = arg;
+    if ((info->state == SITE_UP && !info->suspended) || t->n >= 20)
+        return;
+    cJSON *site = cJSON_CreateObject();
+    cJSON_AddStringToObject(site, "site", info->name);
+    cJSON_AddStringToObject(site, "route", info->route);
+    cJSON_AddStringToObject(site, "state",
+                            info->suspended ? "suspended" : site_state_name(info->state));
+    cJSON_AddNumberToObject(site, "waiting", (double)info->n_ready);
+    if (info->failure != NULL)
+        api_add_span(site, "last_reply", span_str(info->failure->text));
+    else
+        cJSON_AddNullToObject(site, "last_reply");
+    api_add_time(site, "next_at", info->probe_at);
+    cJSON_AddItemToArray(t->list, site);
+    t->n++;
+}
+
+static void
+add_alerts(struct daemon *d, cJSON *json)
+{
+    struct log_alert_entry alerts[LOG_ALERTS_KEPT];
+    size_t n = log_alerts(d->log, alerts, N_ELEMENTS(alerts));
+    cJSON *list = cJSON_AddArrayToObject(json, "alerts");
+    for (size_t i = 0; i < n; i++) {
+        cJSON *alert = cJSON_CreateObject();
+        api_add_time(alert, "at", alerts[i].last_at);
+        cJSON_AddStringToObject(alert, "kind", alerts[i].kind);
+        api_add_span(alert, "text", span_str(alerts[i].text));
+        cJSON_AddNumberToObject(alert, "count", (double)alerts[i].count);
+        cJSON_AddItemToArray(list, alert);
+    }
+}
+
+static void
+add_node(struct daemon *d, cJSON *json)
+{
+    const struct config *config = d->settings->config;
+    struct accept_stats stats;
+    accept_stats(d->accept, &stats);
+    cJSON_AddStringToObject(json, "version", RELAYD_VERSION);
+    cJSON_AddStringToObject(json, "node", config->node.name);
+    cJSON_AddStringToObject(json, "hostname", config->node.hostname);
+    cJSON_AddStringToObject(json, "region", config->node.region);
+    cJSON_AddNumberToObject(json, "pid", getpid());
+    cJSON_AddStringToObject(json, "state", d->phase == DAEMON_STOPPING ? "draining" : "running");
+    api_add_time(json, "started_at", d->started_at);
+    cJSON_AddNumberToObject(json, "uptime_ms",
+                            (double)(clock_wall(loop_clock(d->loop)) - d->started_at));
+    cJSON *file = cJSON_AddObjectToObject(json, "config");
+    cJSON_AddStringToObject(file, "file", d->config_file);
+    api_add_time(file, "loaded_at", d->reloaded_at == 0 ? d->started_at : d->reloaded_at);
+    if (d->reload_error[0] != '\0')
+        api_add_span(file, "reload_error", span_str(d->reload_error));
+    cJSON *sessions = cJSON_AddObjectToObject(json, "sessions");
+    cJSON_AddNumberToObject(sessions, "in", stats.sessions);
+    cJSON_AddNumberToObject(sessions, "out", (double)delivery_connections(d->delivery));
+}
+
+static void
+add_certificate(struct daemon *d, cJSON *json)
+{
+    msec_t until = accept_certificate_not_after(d->accept);
+    if (until == INT64_MAX) {
+        cJSON_AddNullToObject(json, "certificate");
+        return;
+    }
+    cJSON *certificate = cJSON_AddObjectToObject(json, "certificate");
+    cJSON_AddStringToObject(certificate, "file", d->settings->config->tls.certificate_file);
+    api_add_time(certificate, "expires_at", until);
+}
+
+cJSON *api_routes(struct daemon *d); /* api_route.c */
+
+static void
+status_get(struct control_call *call, void *arg)
+{
+    struct api *api = arg;
+    struct daemon *d = api->d;
+    cJSON *json = cJSON_CreateObject();
+
+    add_node(d, json);
+    add_queue(d, json);
+    add_rates(api, json);
+    cJSON_AddItemToObject(json, "routes", api_routes(d));
+    struct trouble trouble = {.list = cJSON_AddArrayToObject(json, "sites")};
+    schedule_sites(d->schedule, add_site, &trouble);
+    cJSON_AddNumberToObject(json, "learned", 0);
+    add_alerts(d, json);
+    add_certificate(d, json);
+    control_json(call, 200, json);
+}
+
+static void
+healthz_get(struct control_call *call, void *arg)
+{
+    struct daemon *d = ((struct api *)arg)->d;
+    struct store_numbers n;
+    store_numbers(d->store, &n);
+    if (n.failed)
+        control_text(call, 503, "text/plain", SPAN("the queue cannot be written\n"));
+    else if (d->phase != DAEMON_RUNNING)
+        control_text(call, 503, "text/plain", SPAN("stopping\n"));
+    else
+        control_text(call, 200, "text/plain", SPAN("ok\n"));
+}
+
+static void
+metrics_get(struct control_call *call, void *arg)
+{
+    struct daemon *d = ((struct api *)arg)->d;
+    CLEANUP(strbuf_release) struct strbuf out = STRBUF_INIT;
+    metrics_write(d->metrics, &out);
+    control_text(call, 200, METRICS_CONTENT_TYPE, strbuf_span(&out));
+}
+
+/* ---- reload ---- */
+
+static void
+on_reloaded(void *arg, bool ok, const struct config_problems *problems)
+{
+    struct control_call *call = arg;
+    cJSON *json = cJSON_CreateObject();
+    cJSON *list;
+
+    if (ok) {
+        cJSON_AddBoolToObject(json, "reloaded", true);
+        list = cJSON_AddArrayToObject(json, "warnings");
+    } else {
+        cJSON *error = cJSON_AddObjectToObject(json, "error");
+        cJSON_AddStringToObject(error, "code", "inval");
+        cJSON_AddStringToObject(error, "text", "the old configuration stays");
+        list = cJSON_AddArrayToObject(json, "problems");
+    }
+    for (size_t i = 0; i < problems->n; i++) {
+        CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
+        config_problem_format(&problems->items[i], &text);
+        cJSON_AddItemToArray(list, cJSON_CreateString(text.p));
+    }
+    control_json(call, ok ? 200 : 400, json);
+}
+
+static void
+reload_post(struct control_call *call, void *arg)
+{
+    struct api *api = arg;
+    daemon_reload(api->d, on_reloaded, call);
+}
+
+static const struct control_route routes[] = {
+    {"GET", API_STATUS, status_get, false},
+    {"GET", API_HEALTHZ, healthz_get, true},
+    {"GET", API_METRICS, metrics_get, false},
+    {"POST", API_RELOAD, reload_post, false},
+};
+
+void
+api_new(struct daemon *d)
+{
+    struct api *api = d->api = xcalloc(1, sizeof(*api));
+    api->d = d;
+    rates_sample(api);
+    control_routes(d->control, routes, N_ELEMENTS(routes), api);
+    control_routes(d->control, api_queue_routes, api_n_queue_routes, api);
+    control_routes(d->control, api_verb_routes, api_n_verb_routes, api);
+    control_routes(d->control, api_route_routes, api_n_route_routes, api);
+    control_routes(d->control, api_trace_routes, api_n_trace_routes, api);
+    control_routes(d->control, api_job_routes, api_n_job_routes, api);
+}
+
+void
+api_stop(struct daemon *d)
+{
+    if (d->api != NULL)
+        timer_cancel(loop_clock(d->loop), &d->api->rate_timer);
+}
+
+void
+api_free(struct daemon *d)
+{
+    if (d->api == NULL)
+        return;
+    api_jobs_free(d->api);
+    free(d->api);
+    d->api = NULL;
+}

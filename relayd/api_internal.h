@@ -1,0 +1,74 @@
+/*
+ * api_internal - what the api_*.c files share. Paths and field names: relayd/ops/api.h; what each
+ * call answers: relayd/ops/README.md.
+ *
+ *   api.c status, health, reload    api_queue.c list, show, body    api_verbs.c retry, hold, ...
+ *   api_route.c explain, routes, suspend    api_trace.c trace    api_jobs.c long jobs and verify
+ */
+#pragma once
+
+#include "relayd/daemon.h"
+#include "relayd/ops/api.h"
+
+#define API_RATE_STEP_MS (10 * SECOND)
+#define API_RATE_STEPS 361 /* an hour and one */
+#define API_JOBS_KEPT 50   /* finished jobs that can still be asked for */
+
+enum api_rate { RATE_ACCEPTED, RATE_DELIVERED, RATE_DEFERRED, RATE_FAILED, RATE__COUNT };
+
+struct api_job;
+
+struct api {
+    struct daemon *d;
+    struct timer rate_timer;
+    uint64_t rates[API_RATE_STEPS][RATE__COUNT]; /* totals, a ring */
+    size_t rate_at, n_rates;
+    struct api_job *jobs; /* newest first */
+    uint64_t last_job;
+};
+
+extern const struct control_route api_queue_routes[], api_verb_routes[], api_route_routes[],
+    api_trace_routes[], api_job_routes[];
+extern const size_t api_n_queue_routes, api_n_verb_routes, api_n_route_routes, api_n_trace_routes,
+    api_n_job_routes;
+
+/* Read {id} of the path; false: the call has been answered. */
+bool api_id(struct control_call *call, uint64_t *ret);
+void api_add_id(cJSON *object, const char *name, const struct daemon *d, uint64_t id);
+void api_add_enh(cJSON *object, const char *name, struct enh e);
+
+/* An ITEM of the queue list from a row. */
+cJSON *api_item(struct daemon *d, const struct queue_row *row);
+/* The state word of a recipient. */
+const char *api_state(const struct daemon *d, const struct queue_rcpt *rcpt, bool domain_held);
+
+/* The filter of a call, from its query (GET) or body (POST). Texts point into `text`. */
+struct api_filter {
+    struct queue_filter filter;
+    bool any_field; /* something was named */
+    enum { API_ANY_STATE, API_SCHEDULED, API_IN_HAND, API_HELD } state;
+    char domain[DOMAIN_BUF];
+    char sender[512];
+};
+/* False: the call has been answered. */
+bool api_filter_parse(struct api *api, struct control_call *call, bool from_body,
+                      struct api_filter *ret);
+bool api_filter_keeps(const struct api_filter *f, const char *state);
+
+/* Long work that a call started; the loop drives it in slices. */
+struct api_job {
+    struct api *api;
+    struct api_job *next;
+    uint64_t no;
+    char id[32];
+    const char *kind;
+    enum { JOB_RUNNING, JOB_DONE, JOB_FAILED } state;
+    uint64_t done, matched;
+    char error[256];
+    struct control_call *call; /* still to be answered, or NULL */
+    struct queue_verify *verify;
+    struct queue_verify_result result;
+    struct store_read read;
+};
+struct api_job *api_job_new(struct api *api, const char *kind);
+void api_jobs_free(struct api *api);
