@@ -33,6 +33,7 @@
 #define API_CHECK "/v1/check"
 #define API_VERIFY "/v1/verify"
 #define API_JOBS "/v1/jobs" /* GET /ID */
+#define API_PAGE "/"
 #define API_METRICS "/metrics"
 #define API_HEALTHZ "/healthz"
 
