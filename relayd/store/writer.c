@@ -179,6 +179,7 @@ batch_commit(struct store *store, struct batch *b, struct err *err)
             note->commit.stats.txn_id = note->commit.txn_id;
             note->commit.apply_us = filled_us - b->begun_us;
             note->commit.sync_us = now_us() - filled_us;
+            atomic_store(&store->n_blocked, store->blocked.n);
             batch_done(store, b, note);
             return true;
         }
@@ -267,7 +268,6 @@ blocked_try(struct store *store)
         } else if (!batch_commit(store, &b, &err)) {
             batch_full(store, &b, &err);
         } else {
-            atomic_store(&store->n_blocked, store->blocked.n);
             continue;
         }
         if (max == 1)

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -13,20 +14,24 @@
 
 struct faults {
     atomic_int sync_errno;   /* of every fdatasync, 0 for none */
+    atomic_int sync_fails;   /* only so many of them; -1 for all */
     atomic_int write_errno;  /* of every write of pages (not of a meta page) */
     atomic_bool short_write; /* writes of pages write half */
     atomic_int meta_errno;   /* of the meta page's write */
     atomic_llong disk_free;  /* what statvfs says; -1 for the truth */
     atomic_int n_syncs;
+    pthread_mutex_t gate; /* who holds it keeps every fdatasync waiting */
 };
 
-static struct faults faults = {.disk_free = -1};
+static struct faults faults = {
+    .disk_free = -1, .sync_fails = -1, .gate = PTHREAD_MUTEX_INITIALIZER};
 
 static inline void
 faults_clear(void)
 {
     faults.sync_errno = faults.write_errno = faults.meta_errno = 0;
     faults.short_write = false;
+    faults.sync_fails = -1;
     faults.disk_free = -1;
 }
 
@@ -37,7 +42,11 @@ int
 fdatasync(int fd)
 {
     faults.n_syncs++;
-    if (faults.sync_errno != 0) {
+    pthread_mutex_lock(&faults.gate);
+    pthread_mutex_unlock(&faults.gate);
+    if (faults.sync_errno != 0 && faults.sync_fails != 0) {
+        if (faults.sync_fails > 0)
+            faults.sync_fails--;
         errno = faults.sync_errno;
         return -1;
     }
