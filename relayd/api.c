@@ -183,8 +183,6 @@ add_certificate(struct daemon *d, cJSON *json)
     api_add_time(certificate, "expires_at", until);
 }
 
-cJSON *api_routes(struct daemon *d); /* api_route.c */
-
 static void
 status_get(struct control_call *call, void *arg)
 {

@@ -42,6 +42,9 @@ cJSON *api_item(struct daemon *d, const struct queue_row *row);
 /* The state word of a recipient. */
 const char *api_state(const struct daemon *d, const struct queue_rcpt *rcpt, bool domain_held);
 
+/* The routes and how they are (api_route.c); the caller owns it. */
+cJSON *api_routes(struct daemon *d);
+
 /* The filter of a call, from its query (GET) or body (POST). Texts point into `text`. */
 struct api_filter {
     struct queue_filter filter;
