@@ -7,6 +7,7 @@
 
 #include "policy/base/mem.h"
 #include "relayd/api_internal.h"
+#include "relayd/ops/page.h"
 
 /* ---- helpers for all api files ---- */
 
@@ -183,10 +184,9 @@ add_certificate(struct daemon *d, cJSON *json)
     api_add_time(certificate, "expires_at", until);
 }
 
-static void
-status_get(struct control_call *call, void *arg)
+static cJSON *
+status_json(struct api *api)
 {
-    struct api *api = arg;
     struct daemon *d = api->d;
     cJSON *json = cJSON_CreateObject();
 
@@ -199,7 +199,24 @@ status_get(struct control_call *call, void *arg)
     cJSON_AddNumberToObject(json, "learned", 0);
     add_alerts(d, json);
     add_certificate(d, json);
-    control_json(call, 200, json);
+    return json;
+}
+
+static void
+status_get(struct control_call *call, void *arg)
+{
+    control_json(call, 200, status_json(arg));
+}
+
+/* The same for people with a browser. */
+static void
+page_get(struct control_call *call, void *arg)
+{
+    cJSON *json = status_json(arg);
+    CLEANUP(strbuf_release) struct strbuf html = STRBUF_INIT;
+    page_status(json, &html);
+    cJSON_Delete(json);
+    control_text(call, 200, PAGE_CONTENT_TYPE, strbuf_span(&html));
 }
 
 static void
@@ -259,6 +276,7 @@ reload_post(struct control_call *call, void *arg)
 }
 
 static const struct control_route routes[] = {
+    {"GET", "/", page_get, false},
     {"GET", API_STATUS, status_get, false},
     {"GET", API_HEALTHZ, healthz_get, true},
     {"GET", API_METRICS, metrics_get, false},

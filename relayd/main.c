@@ -168,7 +168,8 @@ ensure_directory(const char *path, mode_t mode, const struct privs_user *user)
     return -1;
 }
 
-/* The user to become; a process that is not root stays who it is. */
+/* The user to become. A process that is not root stays who it is: when that is the `user`, it still
+ * gives up what capabilities it does not need. */
 static int
 find_user(const struct config *config, struct privs_user *ret)
 {
@@ -179,8 +180,8 @@ find_user(const struct config *config, struct privs_user *ret)
             return fail(EX_NOUSER, "user: %s", err.text);
         return -1;
     }
-    *ret = (struct privs_user){.uid = geteuid(), .gid = getegid()};
-    snprintf(ret->name, sizeof(ret->name), "uid %u", (unsigned)geteuid());
+    if (privs_find_user(config->user, ret, &err) != ERR_OK || ret->uid != geteuid())
+        *ret = (struct privs_user){.uid = geteuid(), .gid = getegid()};
     return -1;
 }
 
@@ -192,7 +193,7 @@ drop_privileges(const struct config *config, const struct privs_user *user)
 
     for (size_t i = 0; i < config->n_listeners; i++)
         low_port |= config->listeners[i].port < 1024;
-    if (geteuid() == 0 && privs_drop(user, low_port, &err) != ERR_OK)
+    if (user->name[0] != '\0' && privs_drop(user, low_port, &err) != ERR_OK)
         return fail(EX_NOPERM, "user %s: %s", user->name, err.text);
     if (privs_harden(&err) != ERR_OK)
         return fail(EX_OSERR, "%s", err.text);
@@ -468,7 +469,6 @@ log_ready(struct daemon *d, size_t max_sessions)
     store_numbers(d->store, &n);
     log_begin(d->log, &line, LOG_INFO, "ready");
     log_cstr(&line, "version", RELAYD_VERSION);
-    log_cstr(&line, "node", config->node.name);
     log_cstr(&line, "hostname", config->node.hostname);
     log_cstr(&line, "listeners", listeners);
     log_uint(&line, "sessions_max",

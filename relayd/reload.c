@@ -89,6 +89,11 @@ swap(struct daemon *d, struct settings *settings, struct err *err)
         log_text(d->log, LOG_WARNING, "config",
                  "queue.max_size grows beyond what the queue was opened for: it takes a restart");
     schedule_set_config(d->schedule, config);
+    CLEANUP(freep)
+    char *token = config->http.token.n == 0
+                      ? NULL
+                      : xstrndup(config->http.token.p, config->http.token.n);
+    control_set_token(d->control, token);
     return ERR_OK;
 }
 
