@@ -107,6 +107,10 @@ conn_tls_free(struct conn_tls *tls)
 {
     if (tls == NULL)
         return;
+    /* OpenSSL forgets the session of an SSL that is freed without a shutdown, as RFC 2246 once
+     * wanted; a peer that hangs up would cost us every resumption. */
+    if (tls->facts.version[0] != '\0' && !(tls->ended && tls->end_kind == CONN_END_TLS))
+        SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(tls->ssl);
     strbuf_release(&tls->early);
     free(tls);

@@ -399,6 +399,12 @@ tls_ctx_n_sessions(const struct tls_ctx *ctx)
     return ctx->sessions == NULL ? 0 : tls_sessions_n(ctx->sessions);
 }
 
+SSL_CTX *
+tls_ctx_openssl(struct tls_ctx *ctx)
+{
+    return ctx->ssl_ctx;
+}
+
 bool
 tls_ctx_is_server(const struct tls_ctx *ctx)
 {

@@ -8,6 +8,9 @@
 #include "relayd/net/addr.h"
 #include "relayd/net/tls.h"
 
+/* For tests that need a peer of other habits. */
+SSL_CTX *tls_ctx_openssl(struct tls_ctx *ctx);
+
 bool tls_ctx_is_server(const struct tls_ctx *ctx);
 
 /*
