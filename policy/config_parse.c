@@ -116,10 +116,13 @@ attach(struct parser *p, struct config_node *node)
         node->key = f->key;
         node->key_mark = f->key_mark;
         f->have_key = false;
-        const struct config_node *old = map_put(&f->keys, node->key, node);
-        if (old != NULL)
+        const struct config_node *old = map_get(&f->keys, node->key);
+        if (old != NULL) { /* parsed on, but not part of the tree: its keys are unique */
             FAULT(p, node->key_mark, "key \"%.*s\" is set twice, first at line %u",
                   (int)(node->key.n < 80 ? node->key.n : 80), node->key.p, old->key_mark.line);
+            return;
+        }
+        map_put(&f->keys, node->key, node);
     }
     if (f->node->last == NULL)
         f->node->first = node;

@@ -376,6 +376,9 @@ wrong_keys_and_shapes(void **state)
         {"classify: {rules: {}}\n",
          "c.yaml:4:19: classify.rules: a mapping stands here, expected a list"},
         {"a: *b\n", "c.yaml:4:4: aliases"},
+        /* the second of two lists is longer than the first */
+        {"transport_map: [{domains: [a.b], hold: x}, {domains: [c.d], hold: x}]\n",
+         "c.yaml:4:1: key \"transport_map\" is set twice, first at line 3"},
     };
     check_faults(BASE, cases, N_ELEMENTS(cases), true);
 }

@@ -138,7 +138,7 @@ all_problems_of_a_file_are_found_in_one_go(void **state)
 {
     (void)state;
     char *out = parsed(SPAN("a: &x 1\na: !t 2\nb: {c: 1, c: 2}\n"));
-    assert_string_equal(out, "{a=1 a=2 b={c=1 c=2}}"
+    assert_string_equal(out, "{a=1 b={c=1}}"
                              "|f:1:4: anchors (&name) are not supported, write it out"
                              "|f:2:4: tags (!name) are not supported, expected plain YAML"
                              "|f:2:1: key \"a\" is set twice, first at line 1"
@@ -192,7 +192,7 @@ a_mapping_of_many_keys_is_no_burden(void **state)
     struct config_problems problems = {0};
     const struct config_node *root = config_parse(arena, "f", strbuf_span(&text), &problems);
     assert_non_null(root);
-    assert_int_equal(root->n_children, 100001);
+    assert_int_equal(root->n_children, 100000);
     assert_int_equal(problems.n_errors, 1);
     assert_int_equal(problems.items[0].mark.line, 100001);
     config_problems_release(&problems);

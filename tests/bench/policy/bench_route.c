@@ -1,0 +1,133 @@
+/*
+ * A million domains in a file: how long the configuration takes to load, and what a decision costs.
+ * bench_route [DOMAINS]; prints one line a figure, and fails when a promise is broken (load under
+ * 2 s, look-up under 1 us for a million).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "policy/base/mem.h"
+#include "policy/config_load.h"
+#include "policy/route.h"
+
+static char *list; /* overseas.txt */
+static size_t list_n;
+
+static const char yaml[] = "node: {name: cn, hostname: cn.example}\n"
+                           "trusted_clients: [{cidr: 127.0.0.0/8}]\n"
+                           "hops: {us: {address: us.example}}\n"
+                           "transport_map:\n"
+                           "  - {domains: [gov.example], never_via: [us]}\n"
+                           "  - {domains_file: overseas.txt, route: us}\n"
+                           "  - {default: true, route: direct, fallback: [us]}\n";
+
+static enum err_code
+bench_read(void *ctx, const char *path, size_t max, struct config_blob *ret, struct err *err)
+{
+    (void)ctx;
+    bool is_list = strcmp(path, "overseas.txt") == 0;
+    struct span text = is_list ? span_of(list, list_n) : span_str(yaml);
+    if (!is_list && strcmp(path, "c.yaml") != 0)
+        return err_set(err, ERR_NOT_FOUND, "No such file or directory");
+    if (text.n > max)
+        return err_set(err, ERR_LIMIT, "too long");
+    *ret = (struct config_blob){xstrndup(text.p, text.n), text.n, 0600};
+    return ERR_OK;
+}
+
+static double
+now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static void
+make_list(size_t n)
+{
+    struct strbuf text = STRBUF_INIT;
+    for (size_t i = 0; i < n; i++)
+        strbuf_printf(&text, "%scustomer-%zu.example%zu.com\n", i % 10 == 0 ? "*." : "",
+                      i * 7919 % n, i % 97);
+    list_n = text.n;
+    list = strbuf_take(&text);
+}
+
+static double
+load(struct config **config)
+{
+    struct config_source source = {.read = bench_read};
+    struct config_problems problems = {0};
+    double start = now();
+    enum err_code code = config_load("c.yaml", &source, 0, config, &problems);
+    double took = now() - start;
+    for (size_t i = 0; i < problems.n; i++)
+        fprintf(stderr, "%s\n", problems.items[i].text);
+    config_problems_release(&problems);
+    if (code != ERR_OK)
+        exit(1);
+    return took;
+}
+
+/* Average seconds of a decision over random domains, half of which are in the list. */
+static double
+look_up(const struct config *config, size_t n, size_t rounds, size_t *n_hits)
+{
+    enum { SAMPLES = 1 << 16 };
+    char(*names)[64] = xcalloc(SAMPLES, sizeof(*names));
+    uint64_t random = 88172645463325252u;
+    for (size_t i = 0; i < SAMPLES; i++) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        size_t k = random % n;
+        if (i % 2 == 0)
+            snprintf(names[i], sizeof(names[i]), "%scustomer-%zu.example%zu.com",
+                     k % 10 == 0 ? "mail." : "", k * 7919 % n, k % 97);
+        else
+            snprintf(names[i], sizeof(names[i]), "mx%zu.stranger-%zu.net", k % 7, k);
+    }
+    double start = now();
+    for (size_t i = 0; i < rounds; i++) {
+        struct route_query query = {.sender = SPAN("a@b.example"),
+                                    .sender_domain = SPAN("b.example"),
+                                    .rcpt_local = SPAN("someone"),
+                                    .domain = span_str(names[i % SAMPLES])};
+        struct route_decision decision;
+        route_decide(config, &query, &decision);
+        *n_hits += decision.rule->no == 1;
+    }
+    double took = now() - start;
+    free(names);
+    return took / (double)rounds;
+}
+
+int
+main(int argc, char **argv)
+{
+    size_t n = argc > 1 ? strtoul(argv[1], NULL, 10) : 1000000, n_hits = 0;
+    size_t rounds = 2000000;
+    struct config *config;
+    make_list(n);
+    double load_s = load(&config);
+    double each_s = look_up(config, n, rounds, &n_hits);
+    double start = now();
+    size_t kept = arena_used(config->arena);
+    config_free(config);
+    double free_s = now() - start;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    printf("domains %zu\nload_s %.3f\nlookup_ns %.0f\nfree_s %.3f\nconfig_mib %.1f\nmax_rss_mib "
+           "%.1f\n",
+           n, load_s, each_s * 1e9, free_s, (double)kept / 1048576, (double)usage.ru_maxrss / 1024);
+    free(list);
+    if (n_hits < rounds * 2 / 5) {
+        fprintf(stderr, "only %zu of %zu were found\n", n_hits, rounds);
+        return 1;
+    }
+    return n <= 1000000 && (load_s > 2 || each_s > 1e-6);
+}
