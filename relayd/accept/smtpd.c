@@ -484,7 +484,8 @@ void
 smtpd_refuse(struct smtpd *s, msec_t now, struct span reply)
 {
     s->now = now;
-    assert(s->txn != NULL && s->txn->has_sink && !is_asking(s));
+    assert(s->txn != NULL && s->txn->has_sink);
+    assert(!is_asking(s) || s->want == SMTPD_WANT_VERDICT);
     body_refuse(s, reply, false);
 }
 

@@ -162,7 +162,8 @@ void smtpd_verdict(struct smtpd *s, struct span reply, struct span instead);
 /* BEGIN, RCPT: empty is yes, else a refusal; END: the reply. Whole lines without CRLF. */
 void smtpd_answer(struct smtpd *s, struct span reply);
 /* The sink refuses in mid-message: it is over for the sink; the rest is drained, then replied to.
- * While it wants INPUT or CHUNK inside a transaction that has a sink. */
+ * Inside a transaction that has a sink, unless the sink itself is being asked (BEGIN, RCPT, END).
+ */
 void smtpd_refuse(struct smtpd *s, msec_t now, struct span reply);
 
 /* "quit", "idle", "errors", "early talk", "bare newline", "stop", ...; static. */

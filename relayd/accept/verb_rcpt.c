@@ -335,6 +335,8 @@ smtpd_verdict(struct smtpd *s, struct span reply, struct span instead)
     s->want = SMTPD_WANT_INPUT;
     s->verb = "RCPT";
     smtpd_rearm(s);
+    if (reply.n == 0 && s->txn->refusal != NULL)
+        reply = span_str(s->txn->refusal); /* the sink gave up while the verdict was awaited */
     if (reply.n > 0) {
         refuse_foreign(s, reply);
         return;

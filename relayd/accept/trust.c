@@ -1,0 +1,34 @@
+/*
+ * trust - what is known of a session, put to policy/trust.h. Called by session.c and check.c.
+ */
+#include "policy/trust.h"
+
+#include "relayd/accept/session.h"
+#include "relayd/net/conn.h"
+#include "relayd/net/tls.h"
+
+/* The digests of the certificate that the client proved to hold the key of. */
+static void
+take_digests(const struct session *s, struct tls_pin *cert, struct tls_pin *spki,
+             struct trust_query *query)
+{
+    const struct tls_facts *facts = conn_tls_facts(s->conn);
+
+    if (facts == NULL || facts->cert_pin[0] == '\0' || !s->setup->asks_certificate)
+        return;
+    if (tls_pin_parse(span_str(facts->cert_pin), cert, NULL) == ERR_OK)
+        query->cert_digest = cert->sha256;
+    if (tls_pin_parse(span_str(facts->spki_pin), spki, NULL) == ERR_OK)
+        query->spki_digest = spki->sha256;
+}
+
+void
+session_judge(struct session *s, struct span user)
+{
+    struct trust_query query = {.peer = s->client.ip, .tls = s->in_tls, .auth_user = user};
+    struct tls_pin cert, spki;
+    struct trust_decision decision;
+
+    take_digests(s, &cert, &spki, &query);
+    smtpd_set_trusted(s->smtpd, trust_check(s->setup->config, &query, &decision));
+}
