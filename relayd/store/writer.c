@@ -263,14 +263,12 @@ blocked_try(struct store *store)
         size_t max = store->one_by_one ? 1 : SIZE_MAX;
         if (!batch_begin(store, &b))
             return;
-        if (!batch_fill(store, &b, &store->blocked, max, &err)) {
+        bool fits = batch_fill(store, &b, &store->blocked, max, &err);
+        if (!fits)
             batch_died(store, &b, &err);
-        } else if (!batch_commit(store, &b, &err)) {
+        else if (!(fits = batch_commit(store, &b, &err)))
             batch_full(store, &b, &err);
-        } else {
-            continue;
-        }
-        if (max == 1)
+        if (!fits && max == 1)
             return;
     }
     store->one_by_one = false;
