@@ -188,6 +188,10 @@ static const struct enh_row {
     {6, CLASSIFY_ANY, REPLY_PROTOCOL_ERROR},
     {7, 0, REPLY_OTHER},
     {7, 1, REPLY_OTHER},
+    {7, 3, REPLY_OTHER},
+    {7, 4, REPLY_OTHER},
+    {7, 5, REPLY_OTHER},
+    {7, 6, REPLY_OTHER},
     {7, 8, REPLY_AUTH_REQUIRED},
     {7, 9, REPLY_AUTH_REQUIRED},
     {7, 10, REPLY_TLS_REQUIRED},
@@ -227,6 +231,20 @@ class_of_enh(struct enh enh, enum reply_class *ret)
     return false;
 }
 
+/* 5xx that says nothing: at the greeting it can only be about us, at MAIL about the sender, and at
+ * RCPT 550 means what RFC 5321 section 4.2.3 says, mailbox unavailable. */
+static enum reply_class
+class_of_5xx(int code, enum reply_stage stage)
+{
+    if (stage == REPLY_STAGE_CONNECT)
+        return REPLY_IP_BLOCKLISTED;
+    if (stage == REPLY_STAGE_MAIL)
+        return REPLY_CONTENT_POLICY;
+    if (stage == REPLY_STAGE_RCPT && (code == 550 || code == 551 || code == 553))
+        return REPLY_BAD_MAILBOX;
+    return REPLY_OTHER;
+}
+
 static enum reply_class
 class_of_code(int code, enum reply_stage stage)
 {
@@ -236,7 +254,6 @@ class_of_code(int code, enum reply_stage stage)
         return REPLY_PROTOCOL_ERROR;
     case 510:
     case 511:
-    case 551:
         return REPLY_BAD_MAILBOX;
     case 512:
     case 521:
@@ -253,14 +270,12 @@ class_of_code(int code, enum reply_stage stage)
         return REPLY_AUTH_REQUIRED;
     case 552:
         return stage == REPLY_STAGE_RCPT ? REPLY_QUOTA_FULL : REPLY_MESSAGE_TOO_LARGE;
-    case 553:
-        return stage == REPLY_STAGE_RCPT ? REPLY_BAD_MAILBOX : REPLY_OTHER;
     case 571:
         return REPLY_CONTENT_POLICY;
     default:
-        return code >= 200 && code < 400   ? REPLY_OK_NOT_BOUNCE
-               : code >= 400 && code < 500 ? REPLY_SERVER_BUSY
-                                           : REPLY_OTHER;
+        return code < 400   ? REPLY_OK_NOT_BOUNCE
+               : code < 500 ? REPLY_SERVER_BUSY
+                            : class_of_5xx(code, stage);
     }
 }
 
@@ -298,7 +313,10 @@ verdict_of(struct classify_rules *rules, struct classify_reply reply)
     }
     verdict.action =
         action == CLASSIFY_ANY ? action_of(verdict.klass, &reply) : (enum reply_action)action;
-    verdict.ip_keyed = verdict.action == REPLY_ACTION_REROUTE;
+    verdict.ip_keyed =
+        verdict.action == REPLY_ACTION_REROUTE &&
+        (verdict.klass == REPLY_RATE_LIMITED ||
+         (reply_class_is_route_refusal(verdict.klass) && verdict.klass != REPLY_SPF_FAIL));
     return verdict;
 }
 
