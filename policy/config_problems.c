@@ -29,7 +29,7 @@ config_problem_add(struct config_problems *problems, enum config_severity severi
     va_end(ap);
     /* What is quoted from a file may hold anything; a problem is one line of text. */
     for (const char *c = formatted; *c != '\0'; c++)
-        strbuf_add_byte(&text, (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c);
+        strbuf_add(&text, (unsigned char)*c < 0x20 || *c == 0x7f ? "?" : c, 1);
     free(formatted);
     problems->items[problems->n++] = (struct config_problem){
         .severity = severity,

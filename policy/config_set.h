@@ -1,4 +1,5 @@
-/* config_set - shared by config_set.c (single values) and config_set_list.c (lists) only. */
+/* config_set - shared by config_set.c (single values), config_set_form.c (those with a form of
+ * their own) and config_set_list.c (lists) only. */
 #pragma once
 
 #include "policy/config_build.h"
@@ -23,6 +24,11 @@ void setting_refuse(const struct setting *s, const struct config_node *node, con
 /* Is `node` a scalar with text? Reports it otherwise. */
 bool setting_has_text(const struct setting *s, const struct config_node *node);
 
+/* Is the setting's own node text of one line? Reports it otherwise. */
+bool setting_has_line(const struct setting *s);
+/* Write a copy of `text` to the field, a const char *. */
+void setting_put_text(const struct setting *s, struct span text);
+
 /* Each turns one scalar into one value, or reports it and returns false. */
 bool setting_duration(const struct setting *s, const struct config_node *node, msec_t *ret);
 bool setting_port(const struct setting *s, const struct config_node *node, uint16_t *ret);
@@ -30,6 +36,7 @@ bool setting_domain(const struct setting *s, const struct config_node *node, con
 bool setting_word(const struct setting *s, const struct config_node *node, unsigned *ret);
 bool setting_route(const struct setting *s, const struct config_node *node, unsigned *ret);
 
-/* Lists, by type; NULL for a type that is no list. */
+/* The setter of a type; NULL for a type that the other file does not do. */
 typedef void setting_fn(const struct setting *s);
+setting_fn *setting_form_fn(enum option_type type);
 setting_fn *setting_list_fn(enum option_type type);

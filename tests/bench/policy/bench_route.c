@@ -129,5 +129,9 @@ main(int argc, char **argv)
         fprintf(stderr, "only %zu of %zu were found\n", n_hits, rounds);
         return 1;
     }
+#ifdef __OPTIMIZE__
     return n <= 1000000 && (load_s > 2 || each_s > 1e-6);
+#else
+    return 0; /* the promise is about an optimised build */
+#endif
 }
