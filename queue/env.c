@@ -3,12 +3,10 @@
  * or NOMETASYNC), check length and format, open the tables, sweep. Handles of tables are opened
  * once here and are the same for every transaction.
  */
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -285,29 +283,6 @@ env_open(struct queue *queue, struct err *err)
     return ERR_OK;
 }
 
-/* Where is the data file mapped? Only needed to give its pages back. */
-static void
-map_find(struct queue *queue)
-{
-    struct stat st;
-    char line[4352];
-    int fd;
-    if (mdb_env_get_fd(queue->env, &fd) != 0 || fstat(fd, &st) != 0)
-        return;
-    FILE *maps = fopen("/proc/self/maps", "re");
-    while (maps != NULL && fgets(line, sizeof(line), maps) != NULL) {
-        unsigned long long start, end, inode;
-        if (sscanf(line, "%llx-%llx %*s %*s %*s %llu", &start, &end, &inode) == 3 &&
-            inode == (unsigned long long)st.st_ino && strstr(line, QUEUE_DATA_FILE) != NULL) {
-            queue->map = (char *)(uintptr_t)start;
-            queue->map_seen_bytes = (size_t)(end - start);
-            break;
-        }
-    }
-    if (maps != NULL)
-        fclose(maps);
-}
-
 static uint64_t
 min_free_default(const char *path)
 {
@@ -348,7 +323,7 @@ open_all(struct queue *queue, const struct queue_options *options, struct queue_
     if (code != ERR_OK)
         return code;
     queue_limits_set(queue, options->max_bytes, options->min_free_bytes);
-    map_find(queue);
+    queue_map_find(queue);
     if (queue->read_only)
         return ERR_OK;
     code = queue_incoming_sweep(queue, &info->swept_incoming, err);
@@ -399,19 +374,4 @@ queue_readers_check(struct queue *queue)
     if (mdb_reader_check(queue->env, &dead) != 0)
         return 0;
     return (unsigned)dead;
-}
-
-bool
-queue_map_trim(struct queue *queue, size_t max_bytes)
-{
-    unsigned long size, resident, shared;
-    FILE *statm = fopen("/proc/self/statm", "re");
-    if (statm == NULL)
-        return false;
-    int n = fscanf(statm, "%lu %lu %lu", &size, &resident, &shared);
-    fclose(statm);
-    if (n != 3 || queue->map == NULL || shared * queue->page_bytes <= max_bytes)
-        return false;
-    /* Clean pages of a shared file mapping: they stay in the page cache and fault in again. */
-    return madvise(queue->map, queue->map_seen_bytes, MADV_DONTNEED) == 0;
 }

@@ -131,5 +131,6 @@ void
 queue_history_release(struct queue_history *history)
 {
     free(history->memory);
-    *history = (struct queue_history){.txn_id = 0};
+    history->memory = history->rows = NULL;
+    history->n_rows = 0;
 }

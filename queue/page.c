@@ -85,7 +85,8 @@ void
 queue_page_release(struct queue_page *page)
 {
     free(page->memory);
-    *page = (struct queue_page){.txn_id = 0};
+    page->memory = page->rows = NULL;
+    page->n_rows = 0;
 }
 
 /* ------------------------------------------------------------------------------------ fresh */

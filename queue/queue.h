@@ -393,7 +393,8 @@ struct queue_page {
     struct queue_key bad; /* the first of them */
     void *memory;
 };
-void queue_page_release(struct queue_page *page); /* a zeroed one is fine */
+/* Frees the rows; `more`, `txn_id` and the other numbers stay. A zeroed page is fine. */
+void queue_page_release(struct queue_page *page);
 
 /* Fresh recipients after *after, at most `max`; moves *after. */
 MUST_CHECK enum err_code queue_page_fresh(struct queue_reader *reader, struct queue_key *after,
@@ -450,7 +451,7 @@ struct queue_history {
     bool more;
     void *memory;
 };
-void queue_history_release(struct queue_history *history);
+void queue_history_release(struct queue_history *history); /* as queue_page_release() */
 
 /* A place in history; all zero is its beginning. */
 struct queue_past_key {
@@ -478,7 +479,7 @@ struct queue_facts {
     bool more; /* pass the last row's key as `after` */
     void *memory;
 };
-void queue_facts_release(struct queue_facts *facts);
+void queue_facts_release(struct queue_facts *facts); /* as queue_page_release() */
 
 /* State rows whose key starts with `prefix`, after the key `after` (empty: from the first). */
 MUST_CHECK enum err_code

@@ -186,6 +186,9 @@ enum err_code queue_lock(struct queue *queue, bool create, struct queue_info *in
                          bool *ret_made_before, struct err *err);
 enum err_code queue_lock_mark(struct queue *queue, struct err *err);
 
+/* Remember where the data file is mapped (map.c). */
+void queue_map_find(struct queue *queue);
+
 /* Is the data file as long as its tables need? (check.c) */
 enum err_code queue_length_check(struct queue *queue, struct err *err);
 

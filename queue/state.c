@@ -152,5 +152,6 @@ void
 queue_facts_release(struct queue_facts *facts)
 {
     free(facts->memory);
-    *facts = (struct queue_facts){.txn_id = 0};
+    facts->memory = facts->rows = NULL;
+    facts->n_rows = 0;
 }

@@ -11,7 +11,7 @@
 #include "policy/base/mem.h"
 #include "queue/verify_impl.h"
 
-#define STEP_ROWS 2000
+#define STEP_ROWS 1000
 #define STEP_BODY_BYTES (8u << 20)
 #define PHASE_PAGES TABLES
 #define PHASE_DONE (TABLES + 1)
