@@ -22,9 +22,10 @@ net_addr_to_sockaddr(const struct net_addr *addr, struct sockaddr_storage *ret)
 char *
 net_addr_format(const struct net_addr *addr, char buf[NET_ADDR_TEXT_BYTES])
 {
-    if (addr->ip.family == 0)
-        return strcpy(buf, "local");
-    return ip_port_format(&addr->ip, addr->port, buf);
+    if (addr->ip.family != 0)
+        return ip_port_format(&addr->ip, addr->port, buf);
+    snprintf(buf, NET_ADDR_TEXT_BYTES, "local");
+    return buf;
 }
 
 bool

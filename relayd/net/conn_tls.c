@@ -126,7 +126,7 @@ conn_start_tls(struct conn *c, struct tls_ctx *ctx, const char *name, enum conn_
         return ERR_INVAL;
     conn_gather_flush(c);
     c->tls = xcalloc(1, sizeof(*c->tls));
-    c->tls->ssl = tls_ssl_new(ctx, name, &c->peer, &reason);
+    c->tls->ssl = tls_ssl_new(ctx, name, &c->peer, clock_now(loop_clock(c->loop)), &reason);
     if (c->tls->ssl == NULL)
         snprintf(c->tls->text, sizeof(c->tls->text), "%s", reason);
     else

@@ -262,17 +262,22 @@ dns_status_temporary(enum dns_status status)
 }
 
 char *
-dns_reverse_name(const struct ip *ip, char *buf)
+dns_reverse_name(const struct ip *ip, char buf[DNS_REVERSE_BYTES])
 {
+    static const char hex[] = "0123456789abcdef", root[] = "ip6.arpa";
     char *p = buf;
     *p = '\0';
     if (ip->family == 4)
-        sprintf(p, "%u.%u.%u.%u.in-addr.arpa", ip->bytes[3], ip->bytes[2], ip->bytes[1],
-                ip->bytes[0]);
+        snprintf(p, DNS_REVERSE_BYTES, "%u.%u.%u.%u.in-addr.arpa", ip->bytes[3], ip->bytes[2],
+                 ip->bytes[1], ip->bytes[0]);
     if (ip->family != 6)
         return buf;
-    for (int i = 15; i >= 0; i--)
-        p += sprintf(p, "%x.%x.", ip->bytes[i] & 15u, ip->bytes[i] >> 4);
-    strcpy(p, "ip6.arpa");
+    for (int i = 15; i >= 0; i--) {
+        *p++ = hex[ip->bytes[i] & 15];
+        *p++ = '.';
+        *p++ = hex[ip->bytes[i] >> 4];
+        *p++ = '.';
+    }
+    memcpy(p, root, sizeof(root));
     return buf;
 }

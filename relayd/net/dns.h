@@ -113,8 +113,9 @@ void dns_flush(struct dns *dns);
 const char *dns_status_name(enum dns_status status);
 /* SERVFAIL and TIMEOUT: ask again later. */
 bool dns_status_temporary(enum dns_status status);
-/* "4.3.2.1.in-addr.arpa" for DNS_PTR; buf holds at least 80 bytes. Returns buf. */
-char *dns_reverse_name(const struct ip *ip, char *buf);
+/* "4.3.2.1.in-addr.arpa" for DNS_PTR; returns buf. */
+#define DNS_REVERSE_BYTES 80
+char *dns_reverse_name(const struct ip *ip, char buf[DNS_REVERSE_BYTES]);
 
 /* Numbers for metrics, since the start. */
 struct dns_stats {

@@ -76,7 +76,11 @@ octet_text(char *out, uint8_t c)
         *out = ascii_lower((char)c);
         return 1;
     }
-    return (size_t)sprintf(out, "\\%03u", (unsigned)c);
+    out[0] = '\\';
+    out[1] = (char)('0' + c / 100);
+    out[2] = (char)('0' + c / 10 % 10);
+    out[3] = (char)('0' + c % 10);
+    return 4;
 }
 
 /* The name at `at` as lower-case text. Returns the offset behind it, or 0 when it is malformed. */
@@ -472,7 +476,7 @@ dns_walk(struct span message, const char *name, uint16_t type, struct dns_found 
         return DNS_WALK_FAILED;
     if ((m.p[2] & 2) != 0)
         return DNS_WALK_BROKEN; /* truncated, and c-ares has already tried TCP */
-    strcpy(s.name, name);
+    snprintf(s.name, sizeof(s.name), "%s", name);
     while (type != DNS_CNAME && (more = chain_step(&start, &s)) > 0)
         if (s.n_cnames > DNS_CNAME_MAX)
             return DNS_WALK_LOOP;

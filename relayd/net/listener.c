@@ -215,7 +215,7 @@ listener_open_unix(const char *path, mode_t mode, struct listener **ret, struct 
 
     if (strlen(path) >= sizeof(sun.sun_path))
         return bind_error(err, ENAMETOOLONG, path);
-    strcpy(sun.sun_path, path);
+    memcpy(sun.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return bind_error(err, errno, path);

@@ -35,6 +35,7 @@ struct loop *loop_new_stepped(msec_t wall_at);
 /* Runs what is still put off, then frees base and clock. Everything on the loop is gone by then. */
 void loop_free(struct loop *loop);
 
+/* Both belong to the loop and live as long. */
 struct event_base *loop_base(struct loop *loop);
 struct clock *loop_clock(struct loop *loop);
 

@@ -29,6 +29,12 @@
 
 #define FILES_MAX 3
 
+/* Whom a client's SSL speaks to: under what its sessions are kept. */
+struct peer {
+    msec_t begun_at; /* monotonic */
+    char key[];      /* "name|address" */
+};
+
 /* A file as it was when it was read. */
 struct stamp {
     char *path;
@@ -51,7 +57,7 @@ struct tls_ctx {
 
 static pthread_once_t index_once = PTHREAD_ONCE_INIT;
 static int ctx_index;  /* SSL_CTX -> struct tls_ctx */
-static int peer_index; /* SSL -> char *: the session key, "name|address" */
+static int peer_index; /* SSL -> struct peer */
 
 static void
 ctx_destroy(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -347,10 +353,10 @@ trust_set(struct tls_ctx *ctx, const struct tls_client_config *config, struct er
 static int
 on_new_session(SSL *ssl, SSL_SESSION *session)
 {
-    const char *key = SSL_get_ex_data(ssl, peer_index);
-    if (key == NULL)
+    const struct peer *peer = SSL_get_ex_data(ssl, peer_index);
+    if (peer == NULL)
         return 0;
-    tls_sessions_put(ctx_of(ssl)->sessions, key, session);
+    tls_sessions_put(ctx_of(ssl)->sessions, peer->key, session, peer->begun_at);
     return 1; /* the reference is ours now */
 }
 
@@ -434,8 +440,19 @@ name_set(const struct tls_ctx *ctx, SSL *ssl, const char *name)
     return SSL_set1_host(ssl, name) == 1 ? NULL : "unusable name to verify";
 }
 
+static struct peer *
+peer_new(const char *name, const struct net_addr *addr, msec_t now)
+{
+    char text[NET_ADDR_TEXT_BYTES];
+    size_t size = strlen(name) + 1 + sizeof(text);
+    struct peer *peer = xmalloc(sizeof(*peer) + size);
+    peer->begun_at = now;
+    snprintf(peer->key, size, "%s|%s", name, net_addr_format(addr, text));
+    return peer;
+}
+
 SSL *
-tls_ssl_new(struct tls_ctx *ctx, const char *name, const struct net_addr *peer,
+tls_ssl_new(struct tls_ctx *ctx, const char *name, const struct net_addr *peer, msec_t now,
             const char **ret_reason)
 {
     ERR_clear_error();
@@ -453,10 +470,9 @@ tls_ssl_new(struct tls_ctx *ctx, const char *name, const struct net_addr *peer,
         *ret_reason = reason;
         return NULL;
     }
-    char addr[NET_ADDR_TEXT_BYTES];
-    char *key = xasprintf("%s|%s", name, net_addr_format(peer, addr));
-    SSL_set_ex_data(ssl, peer_index, key);
-    SSL_SESSION *session = tls_sessions_take(ctx->sessions, key);
+    struct peer *known = peer_new(name, peer, now);
+    SSL_set_ex_data(ssl, peer_index, known);
+    SSL_SESSION *session = tls_sessions_take(ctx->sessions, known->key, now);
     if (session != NULL) {
         SSL_set_session(ssl, session);
         SSL_SESSION_free(session);
@@ -503,9 +519,9 @@ tls_peer_holds(SSL *ssl, struct tls_facts *ret_facts, const char **ret_text)
             wrong = X509_verify_cert_error_string(result);
     }
     if (wrong != NULL) {
-        char *key = SSL_get_ex_data(ssl, peer_index);
-        tls_sessions_drop(ctx->sessions, key);
-        free(key);
+        struct peer *peer = SSL_get_ex_data(ssl, peer_index);
+        tls_sessions_drop(ctx->sessions, peer->key);
+        free(peer);
         SSL_set_ex_data(ssl, peer_index, NULL); /* a ticket that still comes is not kept */
         *ret_text = wrong;
         return false;

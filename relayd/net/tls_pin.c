@@ -51,7 +51,8 @@ char *
 tls_pin_format(const struct tls_pin *pin, char buf[TLS_PIN_TEXT_BYTES])
 {
     static const char hex[] = "0123456789abcdef";
-    char *p = stpcpy(buf, pin->kind == TLS_PIN_SPKI ? "SPKI:" : "SHA256:");
+    char *p = buf + snprintf(buf, TLS_PIN_TEXT_BYTES, "%s",
+                             pin->kind == TLS_PIN_SPKI ? "SPKI:" : "SHA256:");
     for (size_t i = 0; i < sizeof(pin->sha256); i++) {
         *p++ = hex[pin->sha256[i] >> 4];
         *p++ = hex[pin->sha256[i] & 15];

@@ -18,7 +18,7 @@ bool tls_ctx_is_server(const struct tls_ctx *ctx);
  * to ask for and to verify, and a session of the same name and address if one is kept. NULL when
  * OpenSSL refuses the name (*ret_reason says why). Frees with SSL_free().
  */
-SSL *tls_ssl_new(struct tls_ctx *ctx, const char *name, const struct net_addr *peer,
+SSL *tls_ssl_new(struct tls_ctx *ctx, const char *name, const struct net_addr *peer, msec_t now,
                  const char **ret_reason);
 
 /* After SSL_do_handshake() succeeded: does the peer hold against the policy (a resumed handshake

@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "policy/base/mem.h"
 #include "policy/base/span.h"
@@ -11,6 +10,7 @@
 struct place {
     char *key; /* NULL = empty */
     SSL_SESSION *session;
+    msec_t made_at;
 };
 
 struct tls_sessions {
@@ -53,25 +53,23 @@ tls_sessions_free(struct tls_sessions *s)
 }
 
 void
-tls_sessions_put(struct tls_sessions *s, const char *key, SSL_SESSION *session)
+tls_sessions_put(struct tls_sessions *s, const char *key, SSL_SESSION *session, msec_t made_at)
 {
     struct place *place = place_of(s, key);
     char *copy = xstrdup(key);
     place_clear(s, place);
-    *place = (struct place){copy, session};
+    *place = (struct place){copy, session, made_at};
     s->n++;
 }
 
 SSL_SESSION *
-tls_sessions_take(struct tls_sessions *s, const char *key)
+tls_sessions_take(struct tls_sessions *s, const char *key, msec_t now)
 {
     struct place *place = place_of(s, key);
     if (place->key == NULL || strcmp(place->key, key) != 0)
         return NULL;
     SSL_SESSION *session = place->session;
-    long age_s = (long)time(NULL) - SSL_SESSION_get_time(session);
-    bool usable =
-        SSL_SESSION_is_resumable(session) && age_s >= 0 && age_s < SSL_SESSION_get_timeout(session);
+    bool usable = SSL_SESSION_is_resumable(session) && now - place->made_at < TLS_SESSION_LIFE_MS;
     if (usable)
         SSL_SESSION_up_ref(session);
     if (!usable || SSL_SESSION_get_protocol_version(session) >= TLS1_3_VERSION)

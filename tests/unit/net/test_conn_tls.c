@@ -725,6 +725,19 @@ a_resumed_session_of_a_verified_peer_counts_as_verified(void **state)
 }
 
 static void
+a_session_is_kept_for_a_time_only(void **state)
+{
+    struct rig *rig = *state;
+    struct tls_ctx *client = client_ctx(&opportunistic);
+    assert_false(resumed(rig, rig->server, client, "mx.test"));
+    clock_step(loop_clock(rig->loop), TLS_SESSION_LIFE_MS - 1);
+    assert_true(resumed(rig, rig->server, client, "mx.test"));
+    clock_step(loop_clock(rig->loop), TLS_SESSION_LIFE_MS);
+    assert_false(resumed(rig, rig->server, client, "mx.test"));
+    tls_ctx_free(client);
+}
+
+static void
 kept_sessions_are_bounded(void **state)
 {
     struct rig *rig = *state;
@@ -765,6 +778,7 @@ main(int argc, char **argv)
         cmocka_unit_test(a_client_certificate_is_shown_by_its_pin),
         cmocka_unit_test(sessions_are_resumed_only_under_the_same_policy_and_name),
         cmocka_unit_test(a_resumed_session_of_a_verified_peer_counts_as_verified),
+        cmocka_unit_test(a_session_is_kept_for_a_time_only),
         cmocka_unit_test(kept_sessions_are_bounded),
     };
     if (argc > 1)
