@@ -134,19 +134,31 @@ queue_lock(struct queue *queue, bool create, struct queue_info *info, bool *ret_
     return ERR_OK;
 }
 
+static enum err_code
+directory_sync(const char *path, const char *beneath, struct err *err)
+{
+    char name[4096];
+    snprintf(name, sizeof(name), "%s%s", path, beneath);
+    int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return system_err(path, "cannot open the directory", err);
+    int rc = fsync(fd);
+    enum err_code code = rc == 0 ? ERR_OK : system_err(path, "cannot sync the directory", err);
+    close(fd);
+    return code;
+}
+
 enum err_code
 queue_lock_mark(struct queue *queue, struct err *err)
 {
     size_t n = sizeof(LOCK_TEXT) - 1;
+    /* The names of the files, and of the directory itself, must survive what the mail survives. */
+    enum err_code code = directory_sync(queue->path, "", err);
+    if (code == ERR_OK)
+        code = directory_sync(queue->path, "/..", err);
+    if (code != ERR_OK)
+        return code;
     if (pwrite(queue->lock_fd, LOCK_TEXT, n, 0) != (ssize_t)n || fsync(queue->lock_fd) != 0)
         return system_err(queue->path, "cannot write " QUEUE_LOCK_FILE, err);
-    int dir = open(queue->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0 || fsync(dir) != 0) {
-        enum err_code code = system_err(queue->path, "cannot sync the directory", err);
-        if (dir >= 0)
-            close(dir);
-        return code;
-    }
-    close(dir);
     return ERR_OK;
 }

@@ -6,7 +6,6 @@
  */
 #include "relayd/work/inbox.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -39,7 +38,7 @@ inbox_new(struct event_base *base)
     struct inbox *inbox = xcalloc(1, sizeof(*inbox));
     inbox->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (inbox->fd < 0) {
-        perror("relayd: eventfd");
+        fputs("relayd: no eventfd for the inbox\n", stderr);
         abort();
     }
     if (base != NULL) {
