@@ -15,7 +15,8 @@ struct config_node;
 struct config_problems;
 
 #define CLASSIFY_RULES_MAX 4096u
-#define CLASSIFY_TEXT_MAX 2048u /* octets of a reply that are looked at */
+#define CLASSIFY_TEXT_MAX \
+    640u /* octets of a reply that are looked at: reasons stand at its start */
 
 enum reply_class {
     REPLY_OK_NOT_BOUNCE,

@@ -161,5 +161,7 @@ classify_normalise(struct classify_reply *reply, struct strbuf *out)
             strbuf_add_byte(out, ' ');
         words_add(line, out);
     }
+    if (out->n > CLASSIFY_TEXT_MAX)
+        strbuf_truncate(out, CLASSIFY_TEXT_MAX);
     enh_inside(reply, strbuf_span(out));
 }
