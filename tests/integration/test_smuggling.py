@@ -31,7 +31,7 @@ def test_false_end_of_data_is_not_believed_on_the_whole_way(world, end):
     chain.us.wait_empty()
     assert [m.rcpts for m in mx.mails] == [["b@abc.test"]]
     assert b"evil" in got.data, "the hidden part belongs to the one message"
-    assert not re.search(rb"[^\r]\n|\r[^\n]|\r$", got.raw), "a bare CR or LF was sent on"
+    assert not re.search(rb"[^\r]\n|\r[^\n]|\r\Z", got.raw), "a bare CR or LF was sent on"
 
 
 def test_nul_is_refused_and_the_session_stays_in_step(world):

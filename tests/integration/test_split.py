@@ -69,18 +69,6 @@ def test_first_rule_whose_matchers_all_hold_wins(world):
     assert sorted(m.rcpts[0] for m in hop.wait_mail(2)) == ["b@dest.test", "vip@dest.test"]
 
 
-def test_route_by_mx_host_name(world):
-    provider, hop = world.remote("a.mail.protection.test"), world.remote("hop.test")
-    world.dns.mx("dest.test", "a.mail.protection.test")
-    node = world.node(config={
-        "hops": {"out": {"address": f"{hop.address}:25", "tls": "off"}},
-        "transport_map": [{"mx": ["*.protection.test"], "route": "out"},
-                          {"default": True, "route": "direct"}]})
-    node.submit("x@src.test", "b@dest.test", mail.message())
-    assert hop.wait_mail().rcpts == ["b@dest.test"]
-    assert not provider.sessions
-
-
 def test_rules_can_reject_discard_and_hold(world):
     mx = world.mx("dest.test")
     node = world.node(config={"transport_map": [

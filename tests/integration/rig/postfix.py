@@ -280,7 +280,8 @@ class Postfix:
             # mboxrd quoting and the separating empty line are the mailbox's, not the message's.
             mails = [crlf(re.sub(rb"(?m)^>(>*From )", rb"\1", p[:-1])) for p in parts]
             return [(_delivered_to(m), m) for m in mails]
-        for entry in os.scandir(self.boxes / "all" / "new") if (self.boxes / "all").exists() else ():
+        new = self.boxes / "all" / "new"
+        for entry in os.scandir(new) if new.exists() else ():
             if entry.name not in self._read:
                 mail = crlf(pathlib.Path(entry.path).read_bytes())
                 self._read[entry.name] = (entry.stat().st_mtime_ns, _delivered_to(mail), mail)
