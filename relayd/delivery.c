@@ -405,3 +405,10 @@ delivery_quit(void *conn)
     if (c->conn != NULL)
         deliver_quit(c->conn);
 }
+
+bool
+delivery_ready(void *conn)
+{
+    const struct connection *c = conn;
+    return c->conn != NULL && deliver_is_ready(c->conn);
+}

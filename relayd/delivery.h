@@ -39,5 +39,6 @@ void *
 delivery_open(struct delivery *d, struct site_link *link, const struct schedule_target *target);
 void delivery_send(void *conn, struct rcpt *const *rcpts, size_t n);
 void delivery_quit(void *conn);
+bool delivery_ready(void *conn);
 
 size_t delivery_connections(const struct delivery *d);

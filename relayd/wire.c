@@ -116,6 +116,13 @@ on_quit(void *arg, void *conn)
     delivery_quit(conn);
 }
 
+static bool
+on_ready(void *arg, void *conn)
+{
+    (void)arg;
+    return delivery_ready(conn);
+}
+
 /* delivery, schedule ─▶ record. */
 static void
 on_attempted(void *arg, struct attempt *attempts, size_t n)
@@ -146,6 +153,13 @@ on_reroute(void *arg, struct rcpt *rcpt)
     return schedule_reroute(d->schedule, rcpt);
 }
 
+static msec_t
+on_probe_at(void *arg, const struct rcpt *rcpt)
+{
+    struct daemon *d = arg;
+    return schedule_probe_at(d->schedule, rcpt);
+}
+
 static void
 on_slow(void *arg, const struct rcpt *rcpt)
 {
@@ -171,6 +185,7 @@ static const struct schedule_ops schedule_ops = {
     .open = on_open,
     .send = on_send,
     .quit = on_quit,
+    .ready = on_ready,
     .attempted = on_attempted,
     .hold = on_hold,
     .wanted_route = on_wanted_route,
@@ -211,6 +226,7 @@ wire_stages(struct daemon *d)
         .settings_take = daemon_settings_take,
         .settings_give = daemon_settings_give,
         .reroute = on_reroute,
+        .probe_at = on_probe_at,
         .slow = on_slow,
         .recorded = on_recorded,
         .stored = on_stored,

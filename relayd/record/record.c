@@ -158,14 +158,18 @@ finish_failed(struct record *r, struct item *item, const struct settings *settin
 }
 
 static void
-defer(struct item *item, const struct settings *settings, struct attempts *a,
+defer(struct record *r, struct item *item, const struct settings *settings, struct attempts *a,
       const struct verdict *v, const struct outcome *o, msec_t now, msec_t expires_at)
 {
+    msec_t probe_at = r->env.probe_at(r->env.arg, item->rcpt);
     const struct msg *msg = item->rcpt->msg;
     bool grey = v->greylisted || o->greylisted;
 
     item->fate = FATE_DEFERRED;
     item->due_at = retry_due_at(&settings->retry, msg->q.id, a->count, grey, now, expires_at);
+    /* A hop's trouble is no verdict: whoever met it waits for the hop like all the others. */
+    if (probe_at > 0 && probe_at < item->due_at)
+        item->due_at = probe_at;
     unsigned warnings = retry_warnings_due(&settings->retry, msg->q.arrived_at, now);
     if (warnings > a->warned) {
         a->warned = warnings;
@@ -248,7 +252,7 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
         item->status = (struct enh){5, 4, 7};
         finish_failed(r, item, settings);
     } else {
-        defer(item, settings, &a, &v, o, now, expires_at);
+        defer(r, item, settings, &a, &v, o, now, expires_at);
     }
     encode_attempts(item, &a);
     if (item->fate == FATE_FINISHED)

@@ -34,6 +34,8 @@ struct record_env {
     void (*settings_give)(void *arg, struct settings *settings);
     /* Its route failed this recipient: true when it is on its way by another one. */
     bool (*reroute)(void *arg, struct rcpt *rcpt);
+    /* When the hop that failed it is probed next; 0: it is no hop, or up. */
+    msec_t (*probe_at)(void *arg, const struct rcpt *rcpt);
     /* The site says that we are too fast. */
     void (*slow)(void *arg, const struct rcpt *rcpt);
     /* The queue has stored the recipient's fate. */

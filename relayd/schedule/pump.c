@@ -138,6 +138,21 @@ take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX])
     return n;
 }
 
+/* The message is here, but the connection went on its way while it was being read. */
+static void
+link_unsend(struct site_link *link)
+{
+    struct site *site = link->site;
+    size_t n = link->n_rcpts;
+
+    link->n_rcpts = 0;
+    site->n_busy--;
+    for (size_t i = 0; i < n; i++) {
+        rcpt_set_site(link->rcpts[i], NULL);
+        plan_rcpt(site->schedule, link->rcpts[i]);
+    }
+}
+
 static void
 link_send(struct site_link *link)
 {
@@ -208,16 +223,12 @@ load_done(struct store_read *read)
     } else {
         take_mail(s, link->rcpts[0]->msg, &read->mail.mail);
         queue_mail_release(&read->mail.mail);
-        if (!dead) {
+        if (!dead && s->env.ops->ready(s->env.arg, link->conn)) {
             free(load);
             link_send(link);
             return;
         }
-        for (size_t i = 0; i < link->n_rcpts; i++) {
-            rcpt_set_site(link->rcpts[i], NULL);
-            plan_rcpt(s, link->rcpts[i]);
-        }
-        site->n_busy--;
+        link_unsend(link);
     }
     free(load);
     if (dead) {
@@ -258,8 +269,10 @@ link_begin(struct site_link *link)
 static struct site_link *
 ready_link(const struct site *site)
 {
+    const struct schedule *s = site->schedule;
     struct site_link *link = site->links;
-    while (link != NULL && link->state != LINK_READY)
+    while (link != NULL &&
+           (link->state != LINK_READY || !s->env.ops->ready(s->env.arg, link->conn)))
         link = link->next;
     return link;
 }

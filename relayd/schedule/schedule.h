@@ -48,6 +48,8 @@ struct schedule_ops {
      * schedule_link_sent(). */
     void (*send)(void *arg, void *conn, struct rcpt *const *rcpts, size_t n);
     void (*quit)(void *arg, void *conn);
+    /* Does it still take a transaction? It may be saying QUIT for reasons of its own. */
+    bool (*ready)(void *arg, void *conn);
     /* Outcomes that need no connection (no route, no site, a site that is down): to record. */
     void (*attempted)(void *arg, struct attempt *attempts, size_t n);
     /* A rule says hold. */
@@ -109,6 +111,8 @@ void schedule_link_failed(struct site_link *link, const struct outcome *outcome)
  * treated as down. */
 void schedule_link_sent(struct site_link *link, const struct outcome *trouble);
 void schedule_link_closed(struct site_link *link);
+/* When the hop that failed this recipient is probed next (wall); 0: it is no hop, or up. */
+msec_t schedule_probe_at(const struct schedule *s, const struct rcpt *rcpt);
 /* A reply says that we are too fast for this recipient's site. */
 void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 

@@ -220,6 +220,15 @@ log_down(const struct site *site, msec_t delay)
     log_end(&line);
 }
 
+msec_t
+schedule_probe_at(const struct schedule *s, const struct rcpt *rcpt)
+{
+    const struct site *site = rcpt->site;
+    if (site == NULL || site->state == SITE_UP || site_hop(site) == NULL)
+        return 0;
+    return clock_wall(s->clock) + site->probe_at - clock_now(s->clock);
+}
+
 /* Everybody who still waits here plans anew: by another route, or back to the queue. */
 static void
 site_scatter(struct site *site)
