@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <malloc.h>
 #include <opendkim/dkim.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -575,6 +576,42 @@ signing_takes_no_memory_with_it(void **state)
     assert_true(mallinfo2().uordblks <= before + 2000);
 }
 
+static void *
+sign_many(void *arg)
+{
+    unsigned *n_signed = arg;
+    struct dkim_signer *signer;
+    struct span head = SPAN(COMMON);
+    struct err err;
+    if (dkim_signer_new(&signer, &err) != ERR_OK)
+        return NULL;
+    for (unsigned i = 0; i < 50; i++) {
+        struct feed feed = {.rest = SPAN("text\r\n"), .piece = 100};
+        struct dkim_message message = {SPAN("thread"), &head, 1, {feed_next, &feed}, NOW};
+        struct dkim_result result;
+        if (dkim_signer_sign(signer, fx.ring, &message, &result, &err) == ERR_OK) {
+            *n_signed += (unsigned)result.n_signatures;
+            dkim_result_release(&result);
+        }
+    }
+    dkim_signer_free(signer);
+    return NULL;
+}
+
+static void
+signers_of_two_threads_share_a_keyring(void **state)
+{
+    (void)state;
+    pthread_t threads[2];
+    unsigned n_signed[2] = {0, 0};
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, sign_many, &n_signed[i]), 0);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(n_signed[i], 100);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -591,6 +628,7 @@ main(int argc, char **argv)
         cmocka_unit_test(an_entry_whose_signature_is_there_is_left_out),
         cmocka_unit_test(an_error_of_the_body_feed_is_passed_on),
         cmocka_unit_test(signing_takes_no_memory_with_it),
+        cmocka_unit_test(signers_of_two_threads_share_a_keyring),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
