@@ -1,9 +1,10 @@
 /*
  * internal - what the files of relayd/schedule share.
  *
- *   plan.c      pages in, recipients to sites          site.c      sites and their ready lists
- *   pump.c      links: connections and transactions    postpone.c  back to the queue without an
- * attempt pause.c     suspensions and held domains           hand.c lanes.c  the tables
+ *   pages.c     into hand and out again             plan.c   recipients to sites
+ *   site.c      sites and their ready lists         pump.c   what a site does next
+ *   link.c      one connection of a site            pause.c  suspensions and held domains
+ *   postpone.c  back to the queue, no attempt made  hand.c lanes.c  the tables
  */
 #pragma once
 
@@ -92,9 +93,11 @@ struct schedule {
 /* plan.c */
 void plan_rcpt(struct schedule *s, struct rcpt *rcpt); /* route it and bring it to its site */
 void plan_query(const struct rcpt *rcpt, struct route_query *ret);
-void plan_more(struct schedule *s); /* read pages if there is room */
 void plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outcome,
                const char *route, const char *site);
+
+/* pages.c */
+void pages_more(struct schedule *s); /* read pages if there is room */
 
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
@@ -112,6 +115,13 @@ struct config_shape site_shape(const struct site *site);
 void sites_sweep(struct schedule *s, bool all);
 
 void rcpt_set_site(struct rcpt *rcpt, struct site *site); /* or NULL */
+
+/* link.c */
+void link_open(struct site *site);
+void link_begin(struct site_link *link); /* the next message, on a ready one */
+void link_free(struct site_link *link);
+/* The first waiting message's recipients at this site, off its ready list; at least one. */
+size_t site_take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX]);
 
 /* pump.c */
 void site_pump(struct site *site);

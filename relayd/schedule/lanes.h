@@ -13,8 +13,9 @@
 #include "queue/queue.h"
 #include "relayd/net/clock.h"
 
-#define LANE_HAND_MAX 1000 /* of a lane's recipients in hand: a slow domain does not fill memory \
-                            */
+#define LANE_HAND_MAX                                                          \
+    1000 /* of a lane's recipients in hand: a slow domain does not fill memory \
+          */
 
 struct lanes;
 

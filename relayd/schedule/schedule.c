@@ -16,7 +16,7 @@
 static void
 on_lanes_due(void *arg)
 {
-    plan_more(arg);
+    pages_more(arg);
 }
 
 /* Bodies that wait for longer than a moment, oldest first; those in a transaction are read again.
@@ -35,7 +35,7 @@ on_sweep(void *arg)
     bodies_sweep(s, clock_now(s->clock));
     hand_sweep(&s->hand, store_read_floor(s->env.store));
     sites_sweep(s, false);
-    plan_more(s);
+    pages_more(s);
     timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
 }
 
@@ -154,7 +154,7 @@ start_reading(struct schedule *s)
         return;
     read_lanes(s);
     s->fresh_backlog = true;
-    plan_more(s);
+    pages_more(s);
     timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
 }
 
@@ -171,7 +171,7 @@ schedule_rescan(struct schedule *s)
     s->fresh_after = (struct queue_key){0};
     read_lanes(s);
     lanes_wake(&s->lanes);
-    plan_more(s);
+    pages_more(s);
 }
 
 void
@@ -247,7 +247,7 @@ schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t
         if (touched[i].revision != 0)
             lanes_note(&s->lanes, touched[i].lane, touched[i].due_at);
     }
-    plan_more(s);
+    pages_more(s);
 }
 
 bool
