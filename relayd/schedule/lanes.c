@@ -82,7 +82,7 @@ lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at)
             lane->noted_at = due_at;
         return;
     }
-    if (due_at < lane->after.due_at)
+    if (due_at <= lane->after.due_at) /* equal: its id may be lower */
         lane->after = (struct queue_due_key){0};
     if (due_at >= lane->due_at)
         return;
@@ -99,10 +99,14 @@ lanes_wake(struct lanes *lanes)
     void *value;
     while (map_next(&lanes->map, &pos, &key, &value)) {
         struct lane *lane = value;
-        if (lane->reading)
+        if (lane->reading) {
             lane->noted_at = 0;
-        else if (!lane->is_due && !lane->paused)
-            timer_set(lanes->clock, &lane->timer, 0, lane_due, lane);
+            continue;
+        }
+        lane->after = (struct queue_due_key){0};
+        lane->due_at = 0; /* as long as it is set, lane_drop() does not free the lane */
+        if (!lane->is_due && !lane->paused)
+            lane_arm(lane);
     }
 }
 
@@ -129,7 +133,7 @@ lanes_read(struct lane *lane, bool more, msec_t next_due_at)
     lane->reading = false;
     if (more) {
         lane->due_at = 0;
-        if (lane->noted_at < lane->after.due_at)
+        if (lane->noted_at <= lane->after.due_at)
             lane->after = (struct queue_due_key){0};
         lane->paused = lane->n_hand >= LANE_HAND_MAX;
         if (!lane->paused)
