@@ -91,7 +91,7 @@ HEADERS = [
     ["X-Blank:", "X-Trailing: blanks   "],
     ["MIME-Version: 1.0", "Content-Type: multipart/mixed; boundary=b",
      "Content-Transfer-Encoding: 8bit"],
-    ["subJECT: odd case", "X-Colon : space before colon"],
+    ["subJECT: odd case", "X-a: short name"],
 ]
 BODIES = [b"", b"\r\n", b"\r\n\r\n\r\n", b"no end of line", b"  leading\r\n\ttabs \t \r\n\r\n",
           b"x" * 998 + b"\r\n", ("\u4e2d\u6587" * 300 + "\r\n").encode(), b".\r\n..\r\n", b" \r\n"]
@@ -165,13 +165,15 @@ def test_key_check_compares_with_dns(world):
     key = world.key("src.test", "cn")
     other = dkimkeys.Key(world.dir / "keys" / "other.pem")
     node, _ = signer(world, [{"domains": ["src.test"], "key_file": str(key.path)}])
-    assert node.ctl("dkim", "check").returncode == 0
+
+    def dkim_check():
+        return run(binary("relayctl"), "-c", node.config_file, "dkim", "check", check=False)
+
+    assert dkim_check().returncode == 0, dkim_check()
     with world.dns:
         world.dns.remove("cn._domainkey.src.test")
         world.dns.txt("cn._domainkey.src.test", other.record)
-    node.restart()  # forget what the resolver's cache holds
-    done = node.ctl("dkim", "check", check=False)
+    done = dkim_check()
     assert done.returncode != 0 and "cn._domainkey.src.test" in done.stdout + done.stderr
     world.dns.remove("cn._domainkey.src.test")
-    node.restart()
-    assert node.ctl("dkim", "check", check=False).returncode != 0
+    assert dkim_check().returncode != 0

@@ -7,14 +7,14 @@ from rig import mail
 from rig.chain import Chain
 from rig.remote import CLOSE
 
-QUICK = {"retry": {"intervals": ["1s", "2s"], "jitter": "0%"}}
+QUICK = {"queue": {"retry": {"intervals": ["1s", "2s"], "jitter": "0%"}}}
 
 
-def hop_node(world, rule=None, **hop):
+def hop_node(world, rule=None, config=None, **hop):
     """A node whose only route is a scripted hop; returns (hop, node)."""
     remote = world.remote("hop.test")
     node = world.node(config={
-        "hops": {"out": {"address": f"{remote.address}:25", "tls": "off", **hop}},
+        **(config or {}), "hops": {"out": {"address": f"{remote.address}:25", "tls": "off", **hop}},
         "transport_map": [{"default": True, "route": "out", **(rule or {})}]})
     return remote, node
 
@@ -44,7 +44,7 @@ def test_one_alert_for_a_dead_hop_however_many_messages_wait(world):
 @pytest.mark.slow
 def test_mail_waits_for_a_dead_hop_and_leaves_when_it_is_back(world):
     """One probe connection after a minute."""
-    hop, node = hop_node(world)
+    hop, node = hop_node(world, config=QUICK)
     hop.stop()
     back = world.mx("src.test")
     for i in range(5):

@@ -48,7 +48,7 @@ def test_stranger_is_refused_at_rcpt(world):
     with node.client() as session:
         reply = relay_attempt(session)
         assert reply.code == 554 and reply.text.startswith("5.7.1")
-        assert session.cmd("DATA").code == 503
+        assert session.cmd("DATA").code in (503, 554)
 
 
 @pytest.mark.parametrize("name", ["trusted.test", "198.51.100.1", "[198.51.100.1]", "smtp-cn.relay.test"])
@@ -182,7 +182,7 @@ def test_failed_auths_are_logged_in_one_form_and_lock_the_address(world):
             session.ehlo()
             session.starttls()
             session.ehlo()
-            reply = session.auth_plain(user, "wrong password")
+            reply = session.auth_plain(user, "Tr0ub4dor&3")
             assert reply.code == 535
             texts.add(reply.text)
     assert len(texts) == 1, "the answer must not tell whether the user exists"
@@ -191,7 +191,7 @@ def test_failed_auths_are_logged_in_one_form_and_lock_the_address(world):
         [e for e in node.log.all() if "auth" in e.get("event", "") and stranger in str(e)]
     assert len(failures) == 5
     assert len({tuple(sorted(f)) for f in failures}) == 1, "one fixed form"
-    assert all("wrong password" not in line for line in node.log.lines())
+    assert all("Tr0ub4dor&3" not in line for line in node.log.lines())
     with node.client(source=stranger, greet=False) as session:
         reply = session.reply()
         if reply.code == 220:
