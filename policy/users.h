@@ -36,7 +36,9 @@ users_parse(struct span text, const char *file, struct users **ret, struct err *
 MUST_CHECK enum err_code users_load(const char *path, struct users **ret, struct err *err);
 void users_free(struct users *u); /* NULL is fine; the hashes are wiped */
 
+/* How many users there are. */
 size_t users_count(const struct users *u);
+/* Is there a user of this name? (Not for a client to know.) */
 bool users_has(const struct users *u, struct span name);
 
 /*

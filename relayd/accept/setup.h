@@ -33,6 +33,7 @@ struct accept_setup {
     size_t n_own;
 };
 
+/* Hold it, and let go: the last one frees it and tells config_done. Loop only. */
 void setup_ref(struct accept_setup *setup);
 void setup_unref(struct accept_setup *setup);
 

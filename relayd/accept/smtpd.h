@@ -106,6 +106,7 @@ void smtpd_start(struct smtpd *s, msec_t now, bool early);
 /* Instead of a greeting: turn the client away with a whole reply line ("421 4.3.2 ..."). */
 void smtpd_turn_away(struct smtpd *s, struct span reply);
 
+/* Go on over *in, which is moved past what was taken, until something is wanted. */
 enum smtpd_want smtpd_step(struct smtpd *s, msec_t now, struct span *in);
 
 /* Replies to send. The caller empties it (strbuf_consume or _release) as they go. */
