@@ -70,11 +70,13 @@ struct schedule {
     struct lanes lanes;
     struct map sites;
     struct timer sweep; /* each second: bodies too long in memory, sites without work */
-    /* the fresh table */
+    /* The fresh table is read in passes, as long as something may be left in it. What comes into
+     * it may come behind the cursor, since ids commit out of order: then one more pass. */
     bool fresh_backlog, fresh_reading;
+    bool fresh_again; /* something was left in it since this pass began */
+    bool fresh_stuck; /* likewise, but only a later sweep will let it in */
     struct queue_key fresh_after;
-    uint64_t fresh_left_txn; /* last commit of which something was left in the fresh table */
-    size_t lane_reads;       /* under way */
+    size_t lane_reads; /* under way */
     /* connections */
     size_t n_links;
     struct site *slot_first, **slot_tail; /* sites that wait for one */
@@ -97,7 +99,8 @@ void plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outc
                const char *route, const char *site);
 
 /* pages.c */
-void pages_more(struct schedule *s); /* read pages if there is room */
+void pages_more(struct schedule *s);  /* read pages if there is room */
+void pages_fresh(struct schedule *s); /* something was left in the fresh table */
 
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,

@@ -18,12 +18,10 @@ has_room(const struct schedule *s)
     return s->hand.n_live < SCHEDULE_HAND_MAX && !s->draining;
 }
 
-static void
-leave_fresh(struct schedule *s, uint64_t txn)
+void
+pages_fresh(struct schedule *s)
 {
-    s->fresh_backlog = true;
-    if (txn > s->fresh_left_txn)
-        s->fresh_left_txn = txn;
+    s->fresh_backlog = s->fresh_again = true;
 }
 
 void
@@ -37,7 +35,7 @@ schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body, struct
             rcpt_free(rcpts[i]);
         msg_free(msg);
         free(body);
-        leave_fresh(s, txn);
+        pages_fresh(s);
         return;
     }
     hand_add_msg(&s->hand, msg);
@@ -53,7 +51,7 @@ schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body, struct
     for (size_t i = 0; i < n_rcpts; i++) {
         if (pause_domain(s, rcpts[i]->domain)) {
             schedule_leave(s, rcpts[i], txn);
-            leave_fresh(s, txn);
+            pages_fresh(s);
         } else {
             plan_rcpt(s, rcpts[i]);
             n_taken++;
@@ -81,8 +79,12 @@ take_row(struct schedule *s, const struct queue_row *row, uint64_t txn, struct l
     struct rcpt *old = hand_rcpt(&s->hand, row->rcpt.id, row->rcpt.no);
     if (old != NULL) {
         /* Gone before this page's snapshot, yet due again: come back when it has been forgotten. */
-        if (lane != NULL && old->stage == STAGE_GONE && txn >= old->gone_txn)
-            lanes_note(&s->lanes, row->lane, clock_wall(s->clock) + 100);
+        if (old->stage == STAGE_GONE && txn >= old->gone_txn) {
+            if (lane != NULL)
+                lanes_note(&s->lanes, row->lane, clock_wall(s->clock) + 100);
+            else
+                s->fresh_stuck = true;
+        }
         return;
     }
     if (row->domain_held || pause_domain(s, row->rcpt.domain))
@@ -160,8 +162,7 @@ fresh_done(struct store_read *read)
     s->fresh_after = read->fresh.after;
     if (!page->more) {
         s->fresh_after = (struct queue_key){0};
-        if (page->txn_id >= s->fresh_left_txn)
-            s->fresh_backlog = false;
+        s->fresh_backlog = s->fresh_again;
     }
     report_bad(s, page);
     for (size_t i = 0; i < page->n_rows; i++)
@@ -176,6 +177,8 @@ static void
 read_fresh(struct schedule *s)
 {
     struct page_read *pr = xcalloc(1, sizeof(*pr));
+    if (s->fresh_after.id == 0)
+        s->fresh_again = false;
     pr->schedule = s;
     pr->read.kind = STORE_READ_FRESH;
     pr->read.done = fresh_done;
@@ -277,6 +280,8 @@ schedule_recorded(struct schedule *s, struct rcpt *rcpt, enum rcpt_fate fate, ms
 
     assert(rcpt->stage == STAGE_RECORDING);
     s->n_recording--;
+    if (fate == FATE_CHANGED && rcpt->fresh)
+        pages_fresh(s); /* what became of it is not known: it may still be there */
     schedule_leave(s, rcpt, txn);
     if (fate == FATE_DEFERRED)
         lanes_note(&s->lanes, lane, due_at);

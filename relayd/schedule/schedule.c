@@ -35,6 +35,9 @@ on_sweep(void *arg)
     bodies_sweep(s, clock_now(s->clock));
     hand_sweep(&s->hand, store_read_floor(s->env.store));
     sites_sweep(s, false);
+    if (s->fresh_stuck)
+        pages_fresh(s);
+    s->fresh_stuck = false;
     pages_more(s);
     timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
 }
@@ -153,7 +156,7 @@ start_reading(struct schedule *s)
     if (s->draining)
         return;
     read_lanes(s);
-    s->fresh_backlog = true;
+    pages_fresh(s);
     pages_more(s);
     timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
 }
@@ -167,8 +170,7 @@ schedule_start(struct schedule *s)
 void
 schedule_rescan(struct schedule *s)
 {
-    s->fresh_backlog = true;
-    s->fresh_after = (struct queue_key){0};
+    pages_fresh(s);
     read_lanes(s);
     lanes_wake(&s->lanes);
     pages_more(s);
