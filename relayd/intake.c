@@ -325,12 +325,11 @@ sink_chunk(void *arg, struct accept_txn *t, struct span bytes)
     if (m->big) {
         pieces_add(m, bytes);
     } else {
-        size_t seen = m->body == NULL ? 0 : m->body->n;
         body_add(m, bytes);
         if (m->body->n <= INTAKE_SMALL_MAX)
             return true;
         /* The header must be whole before anything of the message is stored. */
-        if (!intake_head_is_whole(m, seen))
+        if (!intake_head_is_whole(m))
             return true;
         refusal = intake_head(m);
         if (refusal != NULL) {
@@ -393,7 +392,7 @@ log_received(const struct intake_msg *m)
 }
 
 static void
-hand_to_schedule(struct intake_msg *m, uint64_t txn)
+hand_to_schedule(struct intake_msg *m)
 {
     struct intake *intake = m->intake;
     struct rcpt **rcpts = xcalloc(m->n_rcpts, sizeof(struct rcpt *));
@@ -404,7 +403,7 @@ hand_to_schedule(struct intake_msg *m, uint64_t txn)
         rcpts[i] = rcpt_new(&m->rcpts[i], queue_lane(intake->env.queue, m->rcpts[i].domain));
     struct msg_body *body = m->body;
     m->body = NULL;
-    intake->env.stored(intake->env.arg, msg, body, rcpts, m->n_rcpts, txn);
+    intake->env.stored(intake->env.arg, msg, body, rcpts, m->n_rcpts);
     free(rcpts);
 }
 
@@ -428,7 +427,7 @@ stored(struct store_op *op)
     log_received(m);
     snprintf(reply, sizeof(reply), "250 2.0.0 queued as %s", m->id_text);
     msg_answer(m, reply);
-    hand_to_schedule(m, op->txn_id);
+    hand_to_schedule(m);
     msg_end(m);
 }
 

@@ -10,9 +10,11 @@
 #include "policy/base/ip.h"
 
 bool
-intake_head_is_whole(const struct intake_msg *m, size_t seen)
+intake_head_is_whole(struct intake_msg *m)
 {
     struct span text = span_of(m->body->bytes, m->body->n);
+    size_t seen = m->head_seen;
+    m->head_seen = text.n;
     return header_first_line_is_body(text) || header_block_end(text, seen) != SIZE_MAX;
 }
 

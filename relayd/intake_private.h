@@ -34,7 +34,7 @@ struct intake_msg {
     size_t n_rcpts, rcpts_cap;
     /* the bytes */
     struct msg_body *body; /* all of them while small */
-    size_t body_cap;
+    size_t body_cap, head_seen;
     bool big;            /* they go to the queue's `incoming` in pieces */
     struct piece *piece; /* the one being filled */
     size_t piece_n, pieces_out;
@@ -58,8 +58,8 @@ struct intake_msg {
     struct store_op op;
 };
 
-/* Has the header block ended within m->body? `seen` bytes were looked at before. */
-bool intake_head_is_whole(const struct intake_msg *m, size_t seen);
+/* Has the header block ended within m->body? Looks only at what it has not seen yet. */
+bool intake_head_is_whole(struct intake_msg *m);
 
 /*
  * Check the header, fold what is too long, make Received, Date and Message-ID. The client's bytes
