@@ -727,8 +727,8 @@ test_a_stop_lets_messages_finish(void **state)
 static void
 test_a_reload_leaves_sessions_their_configuration(void **state)
 {
+    static struct config next; /* in use until the world ends */
     struct world *w = *state;
-    struct config next;
     struct accept_setup *setup;
     char before[NET_ADDR_TEXT_BYTES], after[NET_ADDR_TEXT_BYTES];
 
