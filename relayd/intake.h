@@ -33,7 +33,7 @@ struct intake_env {
     void (*settings_give)(void *arg, struct settings *settings);
     /* A message is durable: it and its recipients are the callee's now. */
     void (*stored)(void *arg, struct msg *msg, struct msg_body *body, struct rcpt *const *rcpts,
-                   size_t n_rcpts, uint64_t txn);
+                   size_t n_rcpts);
 };
 
 struct intake_numbers {

@@ -88,10 +88,10 @@ daemon_config_done(void *daemon, const struct config *config)
 /* intake, record ─▶ schedule: a message is durable. */
 static void
 on_stored(void *arg, struct msg *msg, struct msg_body *body, struct rcpt *const *rcpts,
-          size_t n_rcpts, uint64_t txn)
+          size_t n_rcpts)
 {
     struct daemon *d = arg;
-    schedule_take(d->schedule, msg, body, rcpts, n_rcpts, txn);
+    schedule_take(d->schedule, msg, body, rcpts, n_rcpts);
 }
 
 /* schedule ─▶ delivery. */

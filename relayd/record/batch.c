@@ -107,7 +107,7 @@ change_of(const struct batch *b, const struct item *item)
 
 /* A stored notice goes its way like any message. */
 static void
-notice_take(struct batch *b, struct notice *n, const struct store_message *m, uint64_t txn)
+notice_take(struct batch *b, struct notice *n, const struct store_message *m)
 {
     struct record *r = b->record;
     struct msg *msg = msg_new(&m->msg, b->settings->config->node.name);
@@ -118,7 +118,7 @@ notice_take(struct batch *b, struct notice *n, const struct store_message *m, ui
     body->n = n->text.n;
     memcpy(body->bytes, n->text.p, n->text.n);
     metric_inc(r->notices);
-    r->env.stored(r->env.arg, msg, body, &rcpt, 1, txn);
+    r->env.stored(r->env.arg, msg, body, &rcpt, 1);
 }
 
 static void
@@ -174,7 +174,7 @@ batch_done(struct store_op *op)
                  op->err.text);
     else
         for (size_t i = 0; i < b->n_notices; i++)
-            notice_take(b, &b->notices[i], &b->messages[i], op->txn_id);
+            notice_take(b, &b->notices[i], &b->messages[i]);
     for (size_t i = 0; i < b->n_items; i++)
         item_done(b, &b->items[i], op->code == ERR_OK ? b->changes[i].code : op->code, op->txn_id);
     batch_free(b);

@@ -43,7 +43,7 @@ struct record_env {
                      uint64_t txn);
     /* A notice of ours is durable: to be scheduled like any message. */
     void (*stored)(void *arg, struct msg *msg, struct msg_body *body, struct rcpt *const *rcpts,
-                   size_t n_rcpts, uint64_t txn);
+                   size_t n_rcpts);
 };
 
 struct record *record_new(const struct record_env *env);

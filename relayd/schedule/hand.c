@@ -190,11 +190,17 @@ msg_is_live(const struct msg *msg)
     return false;
 }
 
-void
-hand_leave(struct hand *hand, struct rcpt *rcpt, uint64_t txn)
+static void
+assert_free(const struct rcpt *rcpt)
 {
     assert(rcpt->stage != STAGE_GONE && rcpt->site == NULL && rcpt->facts == NULL &&
            rcpt->from_lane == NULL);
+}
+
+void
+hand_leave(struct hand *hand, struct rcpt *rcpt, uint64_t txn)
+{
+    assert_free(rcpt);
     rcpt->stage = STAGE_GONE;
     rcpt->gone_txn = txn;
     rcpt->gone_next = NULL;
@@ -222,6 +228,18 @@ remove_rcpt(struct hand *hand, struct rcpt *rcpt)
         map_remove(&hand->msgs, span_of(&msg->q.id, sizeof(msg->q.id)));
         msg_free(msg);
     }
+}
+
+void
+hand_drop(struct hand *hand, struct rcpt *rcpt)
+{
+    struct msg *msg = rcpt->msg;
+    assert_free(rcpt);
+    hand->n_live--;
+    rcpt->stage = STAGE_GONE;
+    if (!msg_is_live(msg))
+        hand_drop_body(hand, msg);
+    remove_rcpt(hand, rcpt);
 }
 
 void

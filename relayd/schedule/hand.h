@@ -52,6 +52,9 @@ void hand_add_rcpt(struct hand *hand, struct msg *msg, struct rcpt *rcpt);
 /* The recipient leaves, as of transaction `txn`: it becomes STAGE_GONE. The caller has taken it off
  * its site, lane and look-up. */
 void hand_leave(struct hand *hand, struct rcpt *rcpt, uint64_t txn);
+/* The recipient leaves as the queue has it: a page that shows it is right and may bring it back. It
+ * is freed, and its message with the last one. */
+void hand_drop(struct hand *hand, struct rcpt *rcpt);
 /* Free those that left in `floor` or before. */
 void hand_sweep(struct hand *hand, uint64_t floor);
 

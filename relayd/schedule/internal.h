@@ -80,6 +80,7 @@ struct schedule {
     /* connections */
     size_t n_links;
     struct site *slot_first, **slot_tail; /* sites that wait for one */
+    bool started;                         /* holds and suspensions are known */
     bool draining, stopped;
     void (*on_drained)(void *arg);
     void *drained_arg;
@@ -139,5 +140,7 @@ bool pause_domain(const struct schedule *s, struct span domain);
 void pauses_free(struct schedule *s);
 void pauses_load(struct schedule *s, void (*then)(struct schedule *s));
 
-/* The recipient is out of hand. */
+/* The recipient is out of hand, as of transaction `txn`. */
 void schedule_leave(struct schedule *s, struct rcpt *rcpt, uint64_t txn);
+/* It is out of hand, and nothing has changed in the queue: a page may bring it back. */
+void schedule_drop(struct schedule *s, struct rcpt *rcpt);

@@ -24,13 +24,34 @@ pages_fresh(struct schedule *s)
     s->fresh_backlog = s->fresh_again = true;
 }
 
+/* Recipients of a held or suspended domain stay in the queue: the end of it looks there again. */
+static size_t
+take_rcpts(struct schedule *s, struct msg *msg, struct rcpt *const *rcpts, size_t n_rcpts)
+{
+    size_t n = 0;
+    for (size_t i = n_rcpts; i-- > 0;) { /* added in front: the first one stays the first */
+        if (pause_domain(s, rcpts[i]->domain)) {
+            rcpt_free(rcpts[i]);
+        } else {
+            hand_add_rcpt(&s->hand, msg, rcpts[i]);
+            n++;
+        }
+    }
+    return n;
+}
+
+static bool
+take_fits(const struct schedule *s, const struct msg *msg)
+{
+    /* A page may have been faster; before the start holds are not known yet. */
+    return s->started && has_room(s) && hand_msg(&s->hand, msg->q.id) == NULL;
+}
+
 void
 schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body, struct rcpt *const *rcpts,
-              size_t n_rcpts, uint64_t txn)
+              size_t n_rcpts)
 {
-    size_t n_taken = 0;
-
-    if (hand_msg(&s->hand, msg->q.id) != NULL || !has_room(s)) {
+    if (!take_fits(s, msg)) {
         for (size_t i = 0; i < n_rcpts; i++)
             rcpt_free(rcpts[i]);
         msg_free(msg);
@@ -38,24 +59,21 @@ schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body, struct
         pages_fresh(s);
         return;
     }
-    hand_add_msg(&s->hand, msg);
-    if (body != NULL) {
-        if (s->hand.body_bytes + body->n <= s->config->limits.memory_bytes)
-            hand_set_body(&s->hand, msg, body, clock_now(s->clock));
-        else
-            free(body);
+    size_t n = take_rcpts(s, msg, rcpts, n_rcpts);
+    if (n == 0) {
+        msg_free(msg);
+        free(body);
+        return;
     }
-    for (size_t i = 0; i < n_rcpts; i++)
-        hand_add_rcpt(&s->hand, msg, rcpts[i]);
-    /* Planning may end a recipient's stay, and with the last one the message's. */
-    for (size_t i = 0; i < n_rcpts; i++) {
-        if (pause_domain(s, rcpts[i]->domain)) {
-            schedule_leave(s, rcpts[i], txn);
-            pages_fresh(s);
-        } else {
-            plan_rcpt(s, rcpts[i]);
-            n_taken++;
-        }
+    hand_add_msg(&s->hand, msg);
+    if (body != NULL && s->hand.body_bytes + body->n <= s->config->limits.memory_bytes)
+        hand_set_body(&s->hand, msg, body, clock_now(s->clock));
+    else
+        free(body);
+    /* Planning one may end its stay, but not that of the others. */
+    for (struct rcpt *rcpt = msg->rcpts, *next; n > 0; rcpt = next, n--) {
+        next = rcpt->next_of_msg;
+        plan_rcpt(s, rcpt);
     }
 }
 
@@ -256,20 +274,40 @@ pages_more(struct schedule *s)
         read_fresh(s);
 }
 
-void
-schedule_leave(struct schedule *s, struct rcpt *rcpt, uint64_t txn)
+/* Off everything that knows it but the tables of hand. Returns the lane to be told, or NULL. */
+static struct lane *
+detach(struct rcpt *rcpt)
 {
     struct lane *lane = rcpt->from_lane;
 
-    if (rcpt->facts != NULL)
-        facts_cancel(rcpt->facts);
+    facts_cancel(rcpt->facts);
     rcpt->facts = NULL;
     rcpt->from_lane = NULL;
+    if (rcpt->stage == STAGE_READY)
+        site_remove(rcpt->site, rcpt);
     rcpt_set_site(rcpt, NULL);
+    return lane;
+}
+
+void
+schedule_leave(struct schedule *s, struct rcpt *rcpt, uint64_t txn)
+{
+    struct lane *lane = detach(rcpt);
+
     hand_leave(&s->hand, rcpt, txn);
     if (lane != NULL)
         lane_drop(lane);
     hand_sweep(&s->hand, store_read_floor(s->env.store));
+}
+
+void
+schedule_drop(struct schedule *s, struct rcpt *rcpt)
+{
+    struct lane *lane = detach(rcpt);
+
+    hand_drop(&s->hand, rcpt);
+    if (lane != NULL)
+        lane_drop(lane);
 }
 
 void

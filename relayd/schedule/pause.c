@@ -5,12 +5,12 @@
  *    suspend:KIND:NAME -> version byte 1, u64 until (wall ms, big-endian), reason
  *    hold:DOMAIN       -> the reason
  *
- * Recipients of a suspended or held domain stay in the queue and are not taken in hand; those of a
- * suspended site or route wait in its ready list.
+ * Recipients of a suspended or held domain stay in the queue and are not taken in hand (those that
+ * are in a transaction finish it); those of a suspended site or route wait in its ready list.
  */
 #include "relayd/schedule/internal.h"
 
-#include <stdio.h>
+#include <assert.h>
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
@@ -63,6 +63,26 @@ sites_pump(struct schedule *s)
     void *value;
     while (map_next(&s->sites, &pos, &key, &value))
         site_pump(value);
+}
+
+/* Who waits in hand for a domain that has just been held or suspended goes back to the queue. */
+static void
+domain_out(struct schedule *s)
+{
+    size_t pos = 0, n = 0;
+    struct span key;
+    void *value;
+    struct rcpt **out = xcalloc(s->hand.n_live + 1, sizeof(*out));
+
+    while (map_next(&s->hand.rcpts, &pos, &key, &value)) {
+        struct rcpt *rcpt = value;
+        if ((rcpt->stage == STAGE_READY || rcpt->stage == STAGE_FACTS) &&
+            pause_domain(s, rcpt->domain))
+            out[n++] = rcpt;
+    }
+    for (size_t i = 0; i < n; i++)
+        schedule_drop(s, out[i]);
+    free(out);
 }
 
 static void pauses_arm(struct schedule *s);
@@ -122,6 +142,8 @@ schedule_suspend(struct schedule *s, enum pause_kind kind, struct span name, mse
     p->reason = xstrndup(reason.p, reason.n);
     p->until_at = until_at;
     pauses_arm(s);
+    if (kind == PAUSE_DOMAIN)
+        domain_out(s);
 }
 
 size_t
@@ -153,6 +175,7 @@ schedule_hold_domain(struct schedule *s, struct span domain, bool held)
     if (held && old == NULL) {
         char *name = xstrndup(domain.p, domain.n);
         map_put(&s->held_domains, span_str(name), name);
+        domain_out(s);
     } else if (!held && old != NULL) {
         map_remove(&s->held_domains, domain);
         free(old);
@@ -211,9 +234,10 @@ static void state_done(struct store_read *read);
 static void
 state_read(struct state_read *sr, struct span prefix, struct span after)
 {
-    size_t n = after.n < sizeof(sr->after) ? after.n : 0;
+    size_t n = after.n;
+    assert(n <= sizeof(sr->after));
     if (n > 0)
-        memmove(sr->after, after.p, n);
+        memcpy(sr->after, after.p, n);
     sr->read.kind = STORE_READ_STATE;
     sr->read.done = state_done;
     sr->read.state.prefix = prefix;

@@ -155,6 +155,7 @@ start_reading(struct schedule *s)
 {
     if (s->draining)
         return;
+    s->started = true;
     read_lanes(s);
     pages_fresh(s);
     pages_more(s);
@@ -239,12 +240,8 @@ schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t
 {
     for (size_t i = 0; i < n; i++) {
         struct rcpt *rcpt = hand_rcpt(&s->hand, touched[i].id, touched[i].no);
-        if (rcpt != NULL && rcpt->stage == STAGE_READY) {
-            site_remove(rcpt->site, rcpt);
+        if (rcpt != NULL && (rcpt->stage == STAGE_READY || rcpt->stage == STAGE_FACTS))
             schedule_leave(s, rcpt, txn);
-        } else if (rcpt != NULL && rcpt->stage == STAGE_FACTS) {
-            schedule_leave(s, rcpt, txn);
-        }
         /* One in a transaction finishes it; its outcome names the old revision. */
         if (touched[i].revision != 0)
             lanes_note(&s->lanes, touched[i].lane, touched[i].due_at);

@@ -88,12 +88,12 @@ void schedule_stop(struct schedule *s);
 void schedule_set_config(struct schedule *s, const struct config *config);
 
 /*
- * A message whose commit `txn` is synced, and its recipients as rcpt_new() made them. All of them
+ * A message whose commit is synced, and its recipients as rcpt_new() made them. All of them
  * are the schedule's from now on, and `body` (may be NULL) too. What does not fit in hand is
  * dropped: it is in the queue's fresh table.
  */
 void schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body,
-                   struct rcpt *const *rcpts, size_t n_rcpts, uint64_t txn);
+                   struct rcpt *const *rcpts, size_t n_rcpts);
 
 /* ---- what connections report ---- */
 
