@@ -10,6 +10,17 @@
 #include "policy/base/domain.h"
 #include "policy/base/mem.h"
 
+/* Of a recipient and its number, as the tables know it. */
+struct hand_key {
+    uint64_t id, no;
+};
+
+struct outdated {
+    struct hand_key key;
+    uint64_t txn;
+    struct outdated *next;
+};
+
 void
 hand_init(struct hand *hand)
 {
@@ -18,8 +29,24 @@ hand_init(struct hand *hand)
     arc4random_buf(&seed, sizeof(seed));
     map_init(&hand->msgs, seed);
     map_init(&hand->rcpts, seed);
+    map_init(&hand->outdated, seed);
+    hand->outdated_tail = &hand->outdated_first;
     hand->gone_tail = &hand->gone;
     hand->bodies_tail = &hand->bodies;
+}
+
+static void
+outdated_sweep(struct hand *hand, uint64_t floor)
+{
+    while (hand->outdated_first != NULL && hand->outdated_first->txn <= floor) {
+        struct outdated *o = hand->outdated_first;
+        hand->outdated_first = o->next;
+        if (hand->outdated_first == NULL)
+            hand->outdated_tail = &hand->outdated_first;
+        if (map_get(&hand->outdated, span_of(&o->key, sizeof(o->key))) == o)
+            map_remove(&hand->outdated, span_of(&o->key, sizeof(o->key)));
+        free(o);
+    }
 }
 
 void
@@ -28,6 +55,8 @@ hand_release(struct hand *hand)
     size_t pos = 0;
     struct span key;
     void *value;
+    outdated_sweep(hand, UINT64_MAX);
+    map_release(&hand->outdated);
     while (map_next(&hand->msgs, &pos, &key, &value))
         msg_free(value);
     map_release(&hand->msgs);
@@ -43,9 +72,7 @@ hand_msg(const struct hand *hand, uint64_t id)
 struct rcpt *
 hand_rcpt(const struct hand *hand, uint64_t id, uint32_t no)
 {
-    const struct {
-        uint64_t id, no;
-    } key = {id, no};
+    const struct hand_key key = {id, no};
     return map_get(&hand->rcpts, span_of(&key, sizeof(key)));
 }
 
@@ -243,8 +270,34 @@ hand_drop(struct hand *hand, struct rcpt *rcpt)
 }
 
 void
+hand_outdate(struct hand *hand, uint64_t id, uint32_t no, uint64_t txn)
+{
+    struct rcpt *rcpt = hand_rcpt(hand, id, no);
+    if (rcpt != NULL) {
+        assert(rcpt->stage == STAGE_GONE);
+        rcpt->gone_txn = txn;
+        return;
+    }
+    struct outdated *o = xcalloc(1, sizeof(*o));
+    o->key = (struct hand_key){id, no};
+    o->txn = txn;
+    *hand->outdated_tail = o;
+    hand->outdated_tail = &o->next;
+    map_put(&hand->outdated, span_of(&o->key, sizeof(o->key)), o);
+}
+
+bool
+hand_believes(const struct hand *hand, uint64_t id, uint32_t no, uint64_t txn)
+{
+    const struct hand_key key = {id, no};
+    const struct outdated *o = map_get(&hand->outdated, span_of(&key, sizeof(key)));
+    return o == NULL || txn >= o->txn;
+}
+
+void
 hand_sweep(struct hand *hand, uint64_t floor)
 {
+    outdated_sweep(hand, floor);
     while (hand->gone != NULL && hand->gone->gone_txn <= floor) {
         struct rcpt *rcpt = hand->gone;
         hand->gone = rcpt->gone_next;

@@ -105,7 +105,8 @@ take_row(struct schedule *s, const struct queue_row *row, uint64_t txn, struct l
         }
         return;
     }
-    if (row->domain_held || pause_domain(s, row->rcpt.domain))
+    if (row->domain_held || pause_domain(s, row->rcpt.domain) ||
+        !hand_believes(&s->hand, row->rcpt.id, row->rcpt.no, txn))
         return;
     struct msg *msg = hand_msg(&s->hand, row->rcpt.id);
     if (msg == NULL)

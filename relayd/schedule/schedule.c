@@ -240,8 +240,12 @@ schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t
 {
     for (size_t i = 0; i < n; i++) {
         struct rcpt *rcpt = hand_rcpt(&s->hand, touched[i].id, touched[i].no);
-        if (rcpt != NULL && (rcpt->stage == STAGE_READY || rcpt->stage == STAGE_FACTS))
+        if (rcpt == NULL || rcpt->stage == STAGE_GONE) {
+            if (store_read_floor(s->env.store) < txn)
+                hand_outdate(&s->hand, touched[i].id, touched[i].no, txn);
+        } else if (rcpt->stage == STAGE_READY || rcpt->stage == STAGE_FACTS) {
             schedule_leave(s, rcpt, txn);
+        }
         /* One in a transaction finishes it; its outcome names the old revision. */
         if (touched[i].revision != 0)
             lanes_note(&s->lanes, touched[i].lane, touched[i].due_at);
