@@ -42,17 +42,24 @@ struct host_lookup {
     bool temporary, dropped_special, own;
 };
 
+struct hop_port {
+    uint16_t port;
+    bool implicit_tls;
+};
+
 struct facts_query {
     struct facts *facts;
     char *domain;
     void (*on_site)(void *arg, const struct facts_site *site);
     void (*on_endpoints)(void *arg, const struct facts_endpoints *endpoints);
     void *arg;
-    const struct hop *hop;
-    uint16_t first_port;
+    char *hop; /* its name; NULL: direct */
+    struct hop_port ports[CONFIG_PORTS_MAX];
+    size_t n_ports;
     struct dns_query *mx;
     struct host_lookup hosts[FACTS_HOSTS_MAX];
     size_t n_hosts, n_open;
+    char key[FACTS_SITE_KEY_MAX];
 };
 
 struct facts *
@@ -238,6 +245,7 @@ query_free(struct facts_query *q)
     for (size_t i = 0; i < q->n_hosts; i++)
         free(q->hosts[i].name);
     free(q->domain);
+    free(q->hop);
     free(q);
 }
 
@@ -282,7 +290,7 @@ facts_cancel(struct facts_query *q)
 static void
 finish_failed(struct facts_query *q, const struct outcome *outcome)
 {
-    struct facts_endpoints e = {.outcome = *outcome};
+    struct facts_endpoints e = {.outcome = *outcome, .key = q->key};
     q->on_endpoints(q->arg, &e);
     query_free(q);
 }
@@ -366,7 +374,7 @@ static void
 finish_direct(struct facts_query *q)
 {
     struct facts_endpoint list[ENDPOINTS_MAX];
-    struct facts_endpoints e = {.list = list};
+    struct facts_endpoints e = {.list = list, .key = q->key};
     size_t n_hosts = hosts_before_us(q), tried = 0;
 
     for (size_t i = 0; i < n_hosts && tried < FACTS_TRY_HOSTS; i++) {
@@ -385,35 +393,20 @@ static void
 finish_hop(struct facts_query *q)
 {
     struct facts_endpoint list[HOP_ENDPOINTS_MAX];
-    struct facts_endpoints e = {.list = list};
-    const struct hop *hop = q->hop;
+    struct facts_endpoints e = {.list = list, .key = ""};
     const struct host_lookup *h = &q->hosts[0];
-    uint16_t ports[CONFIG_PORTS_MAX];
-    size_t n_ports = 0;
 
-    if (hop->port != 0) {
-        ports[n_ports++] = hop->port;
-    } else {
-        for (size_t i = 0; i < hop->n_ports; i++)
-            if (hop->ports[i] == q->first_port)
-                ports[n_ports++] = q->first_port;
-        for (size_t i = 0; i < hop->n_ports && n_ports < CONFIG_PORTS_MAX; i++)
-            if (hop->ports[i] != q->first_port)
-                ports[n_ports++] = hop->ports[i];
-    }
-    for (size_t p = 0; p < n_ports; p++) {
-        bool implicit = hop->port != 0 ? hop->implicit : ports[p] == 465;
+    for (size_t p = 0; p < q->n_ports; p++)
         for (int family = 0; family < 2; family++)
             for (size_t a = 0; a < h->n_addresses[family]; a++)
                 list[e.n++] = (struct facts_endpoint){.ip = h->addresses[family][a],
-                                                      .port = ports[p],
-                                                      .implicit_tls = implicit,
+                                                      .port = q->ports[p].port,
+                                                      .implicit_tls = q->ports[p].implicit_tls,
                                                       .host = h->name};
-    }
     e.ok = e.n > 0;
     if (!e.ok) {
         outcome_set(&e.outcome, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
-                    "hop %s: no address for %s", hop->name, h->name);
+                    "hop %s: no address for %s", q->hop, h->name);
         e.outcome.path = true;
     }
     q->on_endpoints(q->arg, &e);
@@ -529,13 +522,16 @@ static void
 on_direct_mx(void *arg, const struct dns_answer *mx)
 {
     struct facts_query *q = arg;
+    struct facts_site site;
     struct outcome outcome;
 
     q->mx = NULL;
-    if (!mx_usable(q->domain, mx, &outcome)) {
-        finish_failed(q, &outcome);
+    site_from_answer(q->domain, mx, &site);
+    if (!site.ok) {
+        finish_failed(q, &site.outcome);
         return;
     }
+    snprintf(q->key, sizeof(q->key), "%s", site.key);
     if (mx->status == DNS_NODATA)
         add_host(q, q->domain, 0);
     else
@@ -571,7 +567,7 @@ on_literal(void *arg, const struct dns_answer *unused)
     (void)unused;
     q->mx = NULL;
     struct facts_endpoint endpoint = {.port = q->facts->config->direct.port, .host = q->domain};
-    struct facts_endpoints e = {.n = 1, .list = &endpoint, .ok = true};
+    struct facts_endpoints e = {.n = 1, .list = &endpoint, .ok = true, .key = q->domain};
     if (!literal_parse(q->domain, &ip)) {
         outcome_set(&e.outcome, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.1.3",
                     "%s is not an IP address", q->domain);
@@ -607,14 +603,28 @@ on_hop_address(void *arg, const struct dns_answer *unused)
     finish_hop(q);
 }
 
+/* The ports to try, in order: what worked last time first. */
+static void
+take_ports(struct facts_query *q, const struct hop *hop, uint16_t first_port)
+{
+    if (hop->port != 0) {
+        q->ports[q->n_ports++] = (struct hop_port){hop->port, hop->implicit};
+        return;
+    }
+    for (int first = 1; first >= 0; first--)
+        for (size_t i = 0; i < hop->n_ports && q->n_ports < CONFIG_PORTS_MAX; i++)
+            if ((hop->ports[i] == first_port) == first)
+                q->ports[q->n_ports++] = (struct hop_port){hop->ports[i], hop->ports[i] == 465};
+}
+
 struct facts_query *
 facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
                 void (*done)(void *arg, const struct facts_endpoints *e), void *arg)
 {
     struct facts_query *q = query_new(facts, hop->address, arg);
     q->on_endpoints = done;
-    q->hop = hop;
-    q->first_port = first_port;
+    q->hop = xstrdup(hop->name);
+    take_ports(q, hop, first_port);
     if (hop->ip.family != 0) {
         char text[IP_TEXT_MAX];
         add_host(q, ip_format(&hop->ip, text), 0);

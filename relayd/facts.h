@@ -68,7 +68,9 @@ struct facts_endpoint {
 };
 
 struct facts_endpoints {
-    bool ok; /* n >= 1; else `outcome` */
+    bool ok;         /* n >= 1; else `outcome` */
+    const char *key; /* direct: of the site that serves the domain by now, as in struct facts_site;
+                        "" when none does. A hop: "" */
     size_t n;
     const struct facts_endpoint *list;
     struct outcome outcome;
@@ -83,7 +85,8 @@ struct facts_query *
 facts_direct_start(struct facts *facts, const char *domain,
                    void (*done)(void *arg, const struct facts_endpoints *e), void *arg);
 
-/* The addresses of a hop, for every port of its ladder; `first_port` (0: none) comes first. */
+/* The addresses of a hop, for every port of its ladder; `first_port` (0: none) comes first. `hop`
+ * is not used after the call: a reload may come before the answer. */
 struct facts_query *
 facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
                 void (*done)(void *arg, const struct facts_endpoints *e), void *arg);
