@@ -113,6 +113,8 @@ enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };
 enum site_use site_usable(struct site *site);
 void site_up(struct site *site);
 void site_down(struct site *site, const struct outcome *outcome);
+/* Those who wait here (of `domain`; NULL: all) plan anew. */
+void site_replan(struct site *site, const char *domain);
 bool site_suspended(const struct site *site);
 const struct hop *site_hop(const struct site *site);
 struct config_shape site_shape(const struct site *site);

@@ -187,25 +187,6 @@ schedule_stop(struct schedule *s)
 
 /* ---- reload ---- */
 
-static void
-site_replan(struct site *site)
-{
-    struct schedule *s = site->schedule;
-    struct rcpt *list = site->ready;
-
-    site->ready = NULL;
-    site->ready_tail = &site->ready;
-    s->n_ready -= site->n_ready;
-    site->n_ready = 0;
-    while (list != NULL) {
-        struct rcpt *rcpt = list;
-        list = rcpt->ready_next;
-        rcpt->tried = 0;
-        rcpt_set_site(rcpt, NULL);
-        plan_rcpt(s, rcpt);
-    }
-}
-
 void
 schedule_set_config(struct schedule *s, const struct config *config)
 {
@@ -217,6 +198,9 @@ schedule_set_config(struct schedule *s, const struct config *config)
 
     s->config = config;
     set_longest(s);
+    while (map_next(&s->hand.rcpts, &pos, &key, &value))
+        ((struct rcpt *)value)->tried = 0; /* routes have other numbers now */
+    pos = 0;
     /* Planning adds sites: walk over a copy. */
     while (map_next(&s->sites, &pos, &key, &value))
         sites[n++] = value;
@@ -228,7 +212,7 @@ schedule_set_config(struct schedule *s, const struct config *config)
         for (struct site_link *link = sites[i]->links; link != NULL; link = link->next)
             if (link->state == LINK_READY)
                 s->env.ops->quit(s->env.arg, link->conn);
-        site_replan(sites[i]);
+        site_replan(sites[i], NULL);
     }
     free(sites);
 }

@@ -229,22 +229,27 @@ schedule_probe_at(const struct schedule *s, const struct rcpt *rcpt)
     return clock_wall(s->clock) + site->probe_at - clock_now(s->clock);
 }
 
-/* Everybody who still waits here plans anew: by another route, or back to the queue. */
-static void
-site_scatter(struct site *site)
+void
+site_replan(struct site *site, const char *domain)
 {
-    struct schedule *s = site->schedule;
-    struct rcpt *list = site->ready;
+    struct rcpt *list = NULL, **tail = &list;
 
-    site->ready = NULL;
-    site->ready_tail = &site->ready;
-    s->n_ready -= site->n_ready;
-    site->n_ready = 0;
+    /* First off the site, all of them: planning one may start a transaction with its siblings. */
+    for (struct rcpt *rcpt = site->ready, *next; rcpt != NULL; rcpt = next) {
+        next = rcpt->ready_next;
+        if (domain != NULL && !span_eq(rcpt->domain, span_str(domain)))
+            continue;
+        site_remove(site, rcpt);
+        rcpt_set_site(rcpt, NULL);
+        rcpt->stage = STAGE_FACTS;
+        rcpt->ready_next = NULL;
+        *tail = rcpt;
+        tail = &rcpt->ready_next;
+    }
     while (list != NULL) {
         struct rcpt *rcpt = list;
         list = rcpt->ready_next;
-        rcpt_set_site(rcpt, NULL);
-        plan_rcpt(s, rcpt);
+        plan_rcpt(site->schedule, rcpt);
     }
 }
 
@@ -259,7 +264,7 @@ site_down(struct site *site, const struct outcome *outcome)
     site->probe_at = clock_now(s->clock) + delay;
     site->state = SITE_DOWN;
     log_down(site, delay);
-    site_scatter(site);
+    site_replan(site, NULL); /* another route, or back to the queue */
 }
 
 void
