@@ -332,7 +332,8 @@ class OpenDkim:
         if self._sign:
             domain, selector, key = self._sign
             options.update(Mode="s", Domain=domain, Selector=selector, KeyFile=key,
-                           InternalHosts="0.0.0.0/0", Canonicalization="relaxed/relaxed")
+                           InternalHosts="0.0.0.0/0", Canonicalization="relaxed/relaxed",
+                           RequireSafeKeys="no")
         options.update(self._options)
         config = self.dir / "opendkim.conf"
         config.write_text("".join(f"{k} {v}\n" for k, v in options.items()))
