@@ -15,11 +15,13 @@
 #include "relayd/schedule/schedule.h"
 
 enum link_state {
+    LINK_NEW,
     LINK_RESOLVING, /* the addresses are being looked up */
     LINK_OPENING,   /* connecting */
     LINK_READY,     /* takes a transaction */
     LINK_LOADING,   /* its message is being read from the queue */
     LINK_BUSY,      /* in a transaction, or between it and being ready again */
+    LINK_CLOSING,   /* told to quit; it closes soon */
     LINK_DEAD,      /* closed while its message is being read */
 };
 
@@ -30,7 +32,9 @@ struct site_link {
     struct site_link *next, **prev;
     enum link_state state;
     struct facts_query *facts;
-    void *conn; /* delivery's */
+    char *domain;                             /* whose hosts are being looked up; direct only */
+    void *conn;                               /* delivery's */
+    struct site_link *idle_next, **idle_prev; /* READY: in the list of those */
     size_t n_rcpts;
     struct rcpt *rcpts[LINK_RCPTS_MAX];
 };
@@ -38,9 +42,9 @@ struct site_link {
 struct site {
     struct schedule *schedule;
     char *key;
-    char *name;   /* of the best MX host, or of the hop */
-    char *route;  /* its route's name: indices change with the configuration */
-    char *domain; /* direct: one of the domains it serves, to look its hosts up */
+    const char *hosts; /* direct: the part of `key` that facts made of the MX hosts */
+    char *name;        /* of the best MX host, or of the hop */
+    char *route;       /* its route's name: indices change with the configuration */
     enum config_tls tls;
     enum site_state state;
     struct rcpt *ready, **ready_tail;
@@ -48,6 +52,7 @@ struct site {
     struct site_link *links;
     size_t n_links, n_open, n_busy; /* all; resolving or opening; with a transaction */
     size_t link_limit;              /* learned from refused extra connections; 0: none */
+    msec_t limit_until;             /* monotonic: until then it holds */
     struct shape shape;
     struct timer timer; /* the next moment at which it may act */
     msec_t probe_at;    /* monotonic; when DOWN */
@@ -78,10 +83,12 @@ struct schedule {
     struct queue_key fresh_after;
     size_t lane_reads; /* under way */
     /* connections */
-    size_t n_links;
+    size_t n_links, n_busy;
+    struct site_link *idle, **idle_tail;  /* READY ones, longest first */
     struct site *slot_first, **slot_tail; /* sites that wait for one */
     bool started;                         /* holds and suspensions are known */
     bool draining, stopped;
+    struct deferred drained;
     void (*on_drained)(void *arg);
     void *drained_arg;
     struct pause *pauses;
@@ -105,7 +112,7 @@ void pages_fresh(struct schedule *s); /* something was left in the fresh table *
 
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
-                      const char *domain, enum config_tls tls);
+                      enum config_tls tls);
 void site_add(struct site *site, struct rcpt *rcpt);
 void site_remove(struct site *site, struct rcpt *rcpt); /* from the ready list */
 enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };
@@ -125,6 +132,13 @@ void rcpt_set_site(struct rcpt *rcpt, struct site *site); /* or NULL */
 /* link.c */
 void link_open(struct site *site);
 void link_begin(struct site_link *link); /* the next message, on a ready one */
+void link_ready(struct site_link *link);
+void link_died(struct site_link *link); /* while its message is being read */
+/* No further transaction; one under way is finished first. It may be gone when this returns. */
+void link_quit(struct site_link *link);
+void links_quit(struct site *site); /* all of a site */
+/* It is gone: free it. The caller pumps its site and, with pump_slots(), those that wait for a
+ * connection. */
 void link_free(struct site_link *link);
 /* The first waiting message's recipients at this site, off its ready list; at least one. */
 size_t site_take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX]);

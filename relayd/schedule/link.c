@@ -17,19 +17,33 @@
 
 /* ---- links ---- */
 
-void
-link_free(struct site_link *link)
+/* The only place where a state changes: counts and the list of idle ones go with it. */
+static void
+set_state(struct site_link *link, enum link_state state)
 {
     struct site *site = link->site;
     struct schedule *s = site->schedule;
+    enum link_state old = link->state;
 
-    *link->prev = link->next;
-    if (link->next != NULL)
-        link->next->prev = link->prev;
-    site->n_links--;
-    s->n_links--;
-    free(link);
-    pump_slots(s);
+    assert(old != state);
+    if (old == LINK_RESOLVING || old == LINK_OPENING)
+        site->n_open--;
+    if (state == LINK_RESOLVING || state == LINK_OPENING)
+        site->n_open++;
+    if (old == LINK_READY) {
+        *link->idle_prev = link->idle_next;
+        if (link->idle_next != NULL)
+            link->idle_next->idle_prev = link->idle_prev;
+        else
+            s->idle_tail = link->idle_prev;
+    }
+    if (state == LINK_READY) {
+        link->idle_next = NULL;
+        link->idle_prev = s->idle_tail;
+        *s->idle_tail = link;
+        s->idle_tail = &link->idle_next;
+    }
+    link->state = state;
 }
 
 static struct site_link *
@@ -43,9 +57,75 @@ link_new(struct site *site)
         link->next->prev = &link->next;
     site->links = link;
     site->n_links++;
-    site->n_open++;
     site->schedule->n_links++;
+    set_state(link, LINK_RESOLVING);
     return link;
+}
+
+void
+link_free(struct site_link *link)
+{
+    struct site *site = link->site;
+
+    if (link->state != LINK_DEAD)
+        set_state(link, LINK_DEAD);
+    assert(link->n_rcpts == 0);
+    *link->prev = link->next;
+    if (link->next != NULL)
+        link->next->prev = link->prev;
+    site->n_links--;
+    site->schedule->n_links--;
+    facts_cancel(link->facts);
+    free(link->domain);
+    free(link);
+}
+
+void
+link_ready(struct site_link *link)
+{
+    assert(link->state == LINK_OPENING || (link->state == LINK_BUSY && link->n_rcpts == 0));
+    set_state(link, LINK_READY);
+}
+
+void
+link_died(struct site_link *link)
+{
+    assert(link->state == LINK_LOADING);
+    set_state(link, LINK_DEAD);
+}
+
+void
+link_quit(struct site_link *link)
+{
+    struct schedule *s = link->site->schedule;
+
+    switch (link->state) {
+    case LINK_RESOLVING:
+        link_free(link);
+        break;
+    case LINK_OPENING:
+    case LINK_READY:
+        set_state(link, LINK_CLOSING);
+        s->env.ops->quit(s->env.arg, link->conn);
+        break;
+    case LINK_LOADING:
+    case LINK_BUSY:
+        s->env.ops->quit(s->env.arg, link->conn);
+        break;
+    case LINK_NEW:
+    case LINK_CLOSING:
+    case LINK_DEAD:
+        break;
+    }
+}
+
+void
+links_quit(struct site *site)
+{
+    for (struct site_link *link = site->links, *next; link != NULL; link = next) {
+        next = link->next;
+        link_quit(link);
+    }
 }
 
 const char *
@@ -60,24 +140,25 @@ schedule_link_route(const struct site_link *link)
     return link->site->route;
 }
 
-bool
-schedule_link_is_hop(const struct site_link *link)
-{
-    return site_hop(link->site) != NULL;
-}
-
 /* Could the first one who waits here go another way? */
 static bool
 has_fallback(const struct site *site)
 {
     struct route_decision d;
-    const struct rcpt *rcpt = site->ready;
-    if (rcpt == NULL)
-        return false;
     struct route_query query;
-    plan_query(rcpt, &query);
+    plan_query(site->ready, &query);
     route_decide(site->schedule->config, &query, &d);
     return d.action == ROUTE_DELIVER && d.n_routes > 1;
+}
+
+/* Not needed after all. */
+static void
+link_drop(struct site_link *link)
+{
+    struct site *site = link->site;
+    link_free(link);
+    pump_slots(site->schedule);
+    site_pump(site);
 }
 
 static void
@@ -88,8 +169,19 @@ on_endpoints(void *arg, const struct facts_endpoints *endpoints)
     struct schedule *s = site->schedule;
 
     link->facts = NULL;
+    if (link->domain != NULL && strcmp(endpoints->key, site->hosts) != 0) {
+        /* The domain has moved to other hosts: its mail must not come here any more, and what they
+         * say is nothing to the other domains that are served here. */
+        site_replan(site, link->domain);
+        link_drop(link);
+        return;
+    }
     if (!endpoints->ok) {
         schedule_link_failed(link, &endpoints->outcome);
+        return;
+    }
+    if (site->n_ready == 0) {
+        link_drop(link);
         return;
     }
     const struct schedule_target target = {
@@ -101,7 +193,8 @@ on_endpoints(void *arg, const struct facts_endpoints *endpoints)
         .max_messages = site_shape(site).max_messages_per_connection,
         .endpoints = endpoints,
     };
-    link->state = LINK_OPENING;
+    assert((target.hop == NULL) == (link->domain != NULL));
+    set_state(link, LINK_OPENING);
     link->conn = s->env.ops->open(s->env.arg, link, &target);
 }
 
@@ -112,11 +205,12 @@ link_open(struct site *site)
     const struct hop *hop = site_hop(site);
     struct site_link *link = link_new(site);
 
-    link->state = LINK_RESOLVING;
-    if (hop != NULL)
+    if (hop != NULL) {
         link->facts = facts_hop_start(s->env.facts, hop, site->port, on_endpoints, link);
-    else
-        link->facts = facts_direct_start(s->env.facts, site->domain, on_endpoints, link);
+    } else {
+        link->domain = xstrndup(site->ready->domain.p, site->ready->domain.n);
+        link->facts = facts_direct_start(s->env.facts, link->domain, on_endpoints, link);
+    }
 }
 
 /* ---- transactions ---- */
@@ -146,17 +240,20 @@ link_unsend(struct site_link *link)
 
     link->n_rcpts = 0;
     site->n_busy--;
+    site->schedule->n_busy--;
     for (size_t i = 0; i < n; i++) {
         rcpt_set_site(link->rcpts[i], NULL);
-        plan_rcpt(site->schedule, link->rcpts[i]);
+        link->rcpts[i]->stage = STAGE_FACTS;
     }
+    for (size_t i = 0; i < n; i++)
+        plan_rcpt(site->schedule, link->rcpts[i]);
 }
 
 static void
 link_send(struct site_link *link)
 {
     struct schedule *s = link->site->schedule;
-    link->state = LINK_BUSY;
+    set_state(link, LINK_BUSY);
     s->env.ops->send(s->env.arg, link->conn, link->rcpts, link->n_rcpts);
 }
 
@@ -165,27 +262,30 @@ struct load {
     struct site_link *link;
 };
 
-/* The message can't be read: hold it where it is, or forget it when it is gone. */
+/* The message can't be read: forget it when it is gone, hold it when it is damaged. */
 static void
 load_failed(struct site_link *link, const struct store_read *read)
 {
     struct schedule *s = link->site->schedule;
-    bool gone = read->code == ERR_NOT_FOUND;
 
-    if (!gone)
+    if (read->code != ERR_NOT_FOUND)
         log_alert(s->env.log, "queue_damaged", "%s: %s", link->rcpts[0]->msg->id_text,
                   read->err.text);
     for (size_t i = 0; i < link->n_rcpts; i++) {
         struct rcpt *rcpt = link->rcpts[i];
-        rcpt->stage = STAGE_RECORDING;
-        s->n_recording++;
-        if (gone)
-            schedule_recorded(s, rcpt, FATE_CHANGED, 0, read->txn_id);
-        else
+        if (read->code == ERR_NOT_FOUND) {
+            schedule_leave(s, rcpt, read->txn_id);
+        } else if (read->code == ERR_CORRUPT) {
+            rcpt->stage = STAGE_RECORDING;
+            s->n_recording++;
             s->env.ops->hold(s->env.arg, rcpt, span_str(read->err.text));
+        } else {
+            postpone_rcpt(s, rcpt, clock_wall(s->clock) + MINUTE);
+        }
     }
     link->n_rcpts = 0;
     link->site->n_busy--;
+    s->n_busy--;
 }
 
 static void
@@ -210,31 +310,28 @@ load_done(struct store_read *read)
     struct site *site = link->site;
     struct schedule *s = site->schedule;
     bool dead = link->state == LINK_DEAD;
+    bool good = read->code == ERR_OK;
 
-    if (s->stopped) {
-        if (read->code == ERR_OK)
-            queue_mail_release(&read->mail.mail);
-        free(load);
+    if (good && !s->stopped)
+        take_mail(s, link->rcpts[0]->msg, &read->mail.mail);
+    else if (!s->stopped)
+        load_failed(link, read);
+    if (good)
+        queue_mail_release(&read->mail.mail);
+    free(load);
+    if (s->stopped)
+        return;
+    if (good && !dead && !s->draining && s->env.ops->ready(s->env.arg, link->conn)) {
+        link_send(link);
         return;
     }
-    if (read->code != ERR_OK) {
-        load_failed(link, read);
-    } else {
-        take_mail(s, link->rcpts[0]->msg, &read->mail.mail);
-        queue_mail_release(&read->mail.mail);
-        if (!dead && s->env.ops->ready(s->env.arg, link->conn)) {
-            free(load);
-            link_send(link);
-            return;
-        }
+    if (good)
         link_unsend(link);
-    }
-    free(load);
-    if (dead) {
+    if (dead)
         link_free(link);
-    } else {
-        link->state = LINK_READY;
-    }
+    else
+        set_state(link, s->env.ops->ready(s->env.arg, link->conn) ? LINK_READY : LINK_CLOSING);
+    pump_slots(s);
     site_pump(site);
     pump_drained(s);
 }
@@ -249,6 +346,7 @@ link_begin(struct site_link *link)
     for (size_t i = 0; i < link->n_rcpts; i++)
         link->rcpts[i]->stage = STAGE_BUSY;
     site->n_busy++;
+    s->n_busy++;
     site->used_at = clock_now(s->clock);
     if (link->rcpts[0]->msg->loaded) {
         link_send(link);
@@ -259,6 +357,6 @@ link_begin(struct site_link *link)
     load->read.kind = STORE_READ_MAIL;
     load->read.done = load_done;
     load->read.mail.id = link->rcpts[0]->key.id;
-    link->state = LINK_LOADING;
+    set_state(link, LINK_LOADING);
     store_read(s->env.store, &load->read);
 }

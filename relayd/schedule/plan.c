@@ -104,7 +104,7 @@ direct_site(struct schedule *s, struct rcpt *rcpt, enum config_tls tls,
         plan_fail(s, rcpt, &known->outcome, s->config->routes[0].name, "");
         return NULL;
     }
-    return site_get(s, s->config->routes[0].name, known->key, known->name, rcpt->domain.p, tls);
+    return site_get(s, s->config->routes[0].name, known->key, known->name, tls);
 }
 
 /* No route is open: wait in the queue for the first one's probe. */
@@ -156,7 +156,7 @@ plan_deliver(struct schedule *s, struct rcpt *rcpt, struct route_decision *d,
             continue;
         enum config_tls tls = route_tls(s->config, d, r);
         const struct hop *hop = s->config->routes[r].hop;
-        struct site *site = hop != NULL ? site_get(s, hop->name, hop->name, hop->name, "", tls)
+        struct site *site = hop != NULL ? site_get(s, hop->name, hop->name, hop->name, tls)
                                         : direct_site(s, rcpt, tls, known);
         if (site == NULL)
             return;
@@ -227,13 +227,13 @@ route_open(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d
     struct site *site;
 
     if (hop != NULL) {
-        site = site_get(s, hop->name, hop->name, hop->name, "", tls);
+        site = site_get(s, hop->name, hop->name, hop->name, tls);
     } else {
         if (!facts_site_cached(s->env.facts, rcpt->domain.p, &facts))
             return true; /* nothing is known against it */
         if (!facts.ok)
             return false;
-        site = site_get(s, s->config->routes[0].name, facts.key, facts.name, rcpt->domain.p, tls);
+        site = site_get(s, s->config->routes[0].name, facts.key, facts.name, tls);
     }
     return site_usable(site) == SITE_USE_YES;
 }
@@ -261,6 +261,7 @@ schedule_reroute(struct schedule *s, struct rcpt *rcpt)
         s->n_recording--;
         rcpt_set_site(rcpt, NULL);
         plan_with(s, rcpt, NULL);
+        pump_drained(s);
         return true;
     }
     return false;

@@ -7,6 +7,8 @@
 
 #include <assert.h>
 
+#define LINK_LIMIT_MS (10 * MINUTE) /* a refused extra connection: after that we ask for more */
+
 /* ---- the pump ---- */
 
 static struct site_link *
@@ -33,24 +35,49 @@ messages_waiting(const struct site *site, size_t max)
     return n;
 }
 
+/* Wait in line for a connection; one that serves nobody makes room. */
+static void
+slot_wait(struct site *site)
+{
+    struct schedule *s = site->schedule;
+
+    if (site->waits_for_slot)
+        return;
+    site->waits_for_slot = true;
+    site->slot_next = NULL;
+    *s->slot_tail = site;
+    s->slot_tail = &site->slot_next;
+    if (s->idle != NULL)
+        link_quit(s->idle);
+}
+
+/* Is one more connection wanted for what waits here? A site that is not up is probed by one. */
+static bool
+wants_link(struct site *site)
+{
+    size_t limit = site_shape(site).max_connections;
+
+    if (site->state != SITE_UP)
+        return site->n_open == 0;
+    if (clock_now(site->schedule->clock) >= site->limit_until)
+        site->link_limit = 0;
+    if (site->link_limit != 0 && limit > site->link_limit)
+        limit = site->link_limit;
+    return site->n_links < limit && site->n_open < messages_waiting(site, site->n_open + 1);
+}
+
 static void
 open_links(struct site *site)
 {
     struct schedule *s = site->schedule;
-    size_t limit = site->state == SITE_UP ? site_shape(site).max_connections : 1;
 
-    if (site->link_limit != 0 && limit > site->link_limit)
-        limit = site->link_limit;
-    while (site->n_links < limit && site->n_open < messages_waiting(site, site->n_open + 1)) {
+    while (wants_link(site)) {
         if (s->n_links >= s->env.max_connections) {
-            if (!site->waits_for_slot) {
-                site->waits_for_slot = true;
-                site->slot_next = NULL;
-                *s->slot_tail = site;
-                s->slot_tail = &site->slot_next;
-            }
+            slot_wait(site);
             return;
         }
+        if (site->state == SITE_DOWN)
+            site->state = SITE_PROBING;
         link_open(site);
     }
 }
@@ -71,18 +98,31 @@ suspended_for(const struct site *site)
     return p == NULL ? 0 : p->until_at - clock_wall(s->clock);
 }
 
+/* The next moment at which something may begin here, as far as the clock decides it. */
+static bool
+pump_may(struct site *site, msec_t now)
+{
+    struct clock *clock = site->schedule->clock;
+
+    if (site_suspended(site)) {
+        timer_set(clock, &site->timer, suspended_for(site), on_timer, site);
+        return false;
+    }
+    if (site->state == SITE_DOWN && now < site->probe_at) {
+        timer_set_at(clock, &site->timer, site->probe_at, on_timer, site);
+        return false;
+    }
+    return true;
+}
+
 void
 site_pump(struct site *site)
 {
     struct schedule *s = site->schedule;
     msec_t now = clock_now(s->clock);
 
-    if (s->draining)
+    if (s->draining || site->n_ready == 0 || !pump_may(site, now))
         return;
-    if (site->n_ready > 0 && site_suspended(site)) {
-        timer_set(s->clock, &site->timer, suspended_for(site), on_timer, site);
-        return;
-    }
     struct rate max = site_shape(site).max_rate;
     const struct shape_rate rate = {max.count, max.per_ms};
     shape_recover(&site->shape, now);
@@ -115,23 +155,23 @@ pump_slots(struct schedule *s)
     }
 }
 
+static void
+check_drained(struct deferred *d)
+{
+    struct schedule *s = CONTAINER_OF(d, struct schedule, drained);
+    void (*on_drained)(void *arg) = s->on_drained;
+
+    if (on_drained == NULL || s->n_recording > 0 || s->n_busy > 0)
+        return;
+    s->on_drained = NULL;
+    on_drained(s->drained_arg);
+}
+
 void
 pump_drained(struct schedule *s)
 {
-    size_t pos = 0;
-    struct span key;
-    void *value;
-    size_t n_busy = 0;
-
-    if (!s->draining || s->on_drained == NULL || s->n_recording > 0)
-        return;
-    while (map_next(&s->sites, &pos, &key, &value))
-        n_busy += ((struct site *)value)->n_busy;
-    if (n_busy > 0)
-        return;
-    void (*on_drained)(void *arg) = s->on_drained;
-    s->on_drained = NULL;
-    on_drained(s->drained_arg);
+    if (s->on_drained != NULL && s->n_recording == 0 && s->n_busy == 0)
+        loop_defer(s->env.loop, &s->drained, check_drained);
 }
 
 /* ---- what connections report ---- */
@@ -141,16 +181,15 @@ schedule_link_ready(struct site_link *link)
 {
     struct site *site = link->site;
     struct schedule *s = site->schedule;
+    bool opened = link->state == LINK_OPENING;
 
-    if (link->state == LINK_OPENING) {
-        site->n_open--;
+    link_ready(link);
+    if (opened)
         site_up(site);
-    }
-    link->state = LINK_READY;
-    if (s->draining)
-        s->env.ops->quit(s->env.arg, link->conn);
-    else
+    if (!s->draining)
         site_pump(site);
+    if (link->state == LINK_READY && (s->draining || s->slot_first != NULL))
+        link_quit(link);
 }
 
 void
@@ -189,8 +228,19 @@ attempt_group(struct site *site, const struct outcome *outcome, bool down)
     }
     if (down)
         site_down(site, outcome);
+    else
+        site_up(site);
     if (n > 0)
         s->env.ops->attempted(s->env.arg, attempts, n);
+}
+
+static size_t
+links_serving(const struct site *site)
+{
+    size_t n = 0;
+    for (const struct site_link *link = site->links; link != NULL; link = link->next)
+        n += link->state == LINK_READY || link->state == LINK_LOADING || link->state == LINK_BUSY;
+    return n;
 }
 
 void
@@ -198,22 +248,21 @@ schedule_link_failed(struct site_link *link, const struct outcome *outcome)
 {
     struct site *site = link->site;
     struct schedule *s = site->schedule;
-    size_t n_up = site->n_links - site->n_open;
+    bool quit = link->state == LINK_CLOSING;
 
-    site->n_open--;
     link_free(link);
-    if (n_up > 0) {
-        /* Others are connected: the site takes no more than these. */
-        site->link_limit = n_up;
-        return;
-    }
-    if (site->n_open > 0)
-        return; /* another one is still trying: it decides */
-    /* A refusal by every host is an answer to this message; anything else is the site's trouble. */
-    attempt_group(site, outcome, outcome->kind != OUTCOME_FAILED);
-    if (site->state == SITE_PROBING)
-        site->state = SITE_UP;
-    site_pump(site);
+    size_t n_serving = site->state == SITE_UP ? links_serving(site) : 0;
+    if (n_serving > 0 && !quit && outcome->origin != ORIGIN_DNS) {
+        /* Others are connected: the site takes no more than these for a while. */
+        site->link_limit = n_serving;
+        site->limit_until = clock_now(s->clock) + LINK_LIMIT_MS;
+    } else if (n_serving == 0 && !quit && site->n_open == 0) {
+        /* A refusal by every host is an answer to this message; else it is the site's trouble. */
+        attempt_group(site, outcome, outcome->kind != OUTCOME_FAILED);
+    } /* else one that still opens decides */
+    pump_slots(s);
+    if (n_serving == 0)
+        site_pump(site);
     pump_drained(s);
 }
 
@@ -223,32 +272,31 @@ schedule_link_sent(struct site_link *link, const struct outcome *trouble)
     struct site *site = link->site;
     struct schedule *s = site->schedule;
 
+    assert(link->state == LINK_BUSY);
     for (size_t i = 0; i < link->n_rcpts; i++) {
         link->rcpts[i]->stage = STAGE_RECORDING;
         s->n_recording++;
     }
     link->n_rcpts = 0;
     site->n_busy--;
+    s->n_busy--;
     site->used_at = clock_now(s->clock);
-    if (trouble != NULL) {
+    if (trouble != NULL)
         site_down(site, trouble);
-        s->env.ops->quit(s->env.arg, link->conn);
-    }
 }
 
 void
 schedule_link_closed(struct site_link *link)
 {
     struct site *site = link->site;
+    struct schedule *s = site->schedule;
 
-    assert(link->state != LINK_BUSY || link->n_rcpts == 0);
-    if (link->state == LINK_OPENING)
-        site->n_open--;
     if (link->state == LINK_LOADING) {
-        link->state = LINK_DEAD;
+        link_died(link);
         return;
     }
     link_free(link);
+    pump_slots(s); /* those in line come before us */
     site_pump(site);
 }
 
@@ -265,11 +313,7 @@ schedule_drain(struct schedule *s, void (*on_drained)(void *arg), void *arg)
     while (map_next(&s->sites, &pos, &key, &value)) {
         struct site *site = value;
         timer_cancel(s->clock, &site->timer);
-        for (struct site_link *link = site->links, *next; link != NULL; link = next) {
-            next = link->next;
-            if (link->state == LINK_READY || link->state == LINK_OPENING)
-                s->env.ops->quit(s->env.arg, link->conn);
-        }
+        links_quit(site);
     }
     pump_drained(s);
 }

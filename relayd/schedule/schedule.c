@@ -70,6 +70,7 @@ schedule_new(const struct schedule_env *env)
     hand_init(&s->hand);
     lanes_init(&s->lanes, s->clock, on_lanes_due, s);
     s->slot_tail = &s->slot_first;
+    s->idle_tail = &s->idle;
     set_longest(s);
     return s;
 }
@@ -85,6 +86,7 @@ schedule_free(struct schedule *s)
         return;
     timer_cancel(s->clock, &s->sweep);
     loop_defer_cancel(&s->flush);
+    loop_defer_cancel(&s->drained);
     while (map_next(&s->hand.rcpts, &pos, &key, &value)) {
         struct rcpt *rcpt = value;
         facts_cancel(rcpt->facts);
@@ -96,6 +98,7 @@ schedule_free(struct schedule *s)
         for (struct site_link *link = site->links, *next; link != NULL; link = next) {
             next = link->next;
             facts_cancel(link->facts);
+            free(link->domain);
             free(link);
         }
     }
@@ -209,12 +212,13 @@ schedule_set_config(struct schedule *s, const struct config *config)
         if (sites[i]->state == SITE_DOWN)
             sites[i]->probe_at = clock_now(s->clock);
         sites[i]->link_limit = 0;
-        for (struct site_link *link = sites[i]->links; link != NULL; link = link->next)
-            if (link->state == LINK_READY)
-                s->env.ops->quit(s->env.arg, link->conn);
-        site_replan(sites[i], NULL);
+        /* Connections know the old addresses and passwords. */
+        links_quit(sites[i]);
     }
+    for (size_t i = 0; i < n; i++)
+        site_replan(sites[i], NULL);
     free(sites);
+    pump_slots(s);
 }
 
 /* ---- verbs ---- */
@@ -256,6 +260,7 @@ schedule_numbers(const struct schedule *s, struct schedule_numbers *ret)
         .ready = s->n_ready,
         .recording = s->n_recording,
         .sites = s->sites.n,
+        .busy = s->n_busy,
         .connections = s->n_links,
         .lanes = lanes_count(&s->lanes),
         .bodies_bytes = s->hand.body_bytes,
@@ -263,7 +268,6 @@ schedule_numbers(const struct schedule *s, struct schedule_numbers *ret)
     };
     while (map_next(&s->sites, &pos, &key, &value)) {
         const struct site *site = value;
-        ret->busy += site->n_busy;
         ret->sites_down += site->state != SITE_UP;
     }
 }

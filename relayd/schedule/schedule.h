@@ -79,7 +79,8 @@ struct schedule *schedule_new(const struct schedule_env *env);
 void schedule_free(struct schedule *s);
 /* Read what waits: lanes, holds and suspensions, then fresh recipients. */
 void schedule_start(struct schedule *s);
-/* Start nothing new, quit idle connections; on_drained once no transaction is open. */
+/* Start nothing new, quit idle connections; on_drained once, not inside this call, when no
+ * transaction is open and every outcome is stored. */
 void schedule_drain(struct schedule *s, void (*on_drained)(void *arg), void *arg);
 /* Nothing is started or touched any more: connections are about to be cut. Completions of reads and
  * operations may still come, until schedule_free(). */
@@ -100,7 +101,6 @@ void schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body,
 /* The site that a link works for, for logs and outcomes. */
 const char *schedule_link_site(const struct site_link *link);
 const char *schedule_link_route(const struct site_link *link);
-bool schedule_link_is_hop(const struct site_link *link);
 
 void schedule_link_ready(struct site_link *link);
 /* Connected by way of `port`: a hop's ladder begins there next time. */

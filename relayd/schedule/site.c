@@ -30,19 +30,20 @@ site_state_name(enum site_state state)
 
 struct site *
 site_get(struct schedule *s, const char *route, const char *key, const char *name,
-         const char *domain, enum config_tls tls)
+         enum config_tls tls)
 {
     char full[FACTS_SITE_KEY_MAX + 128];
-    int n = snprintf(full, sizeof(full), "%s|%d|%s", route, (int)tls, key);
-    struct span span = span_of(full, n < (int)sizeof(full) ? (size_t)n : sizeof(full) - 1);
+    size_t n = (size_t)snprintf(full, sizeof(full), "%s|%d|%s", route, (int)tls, key);
+    struct span span = span_of(full, n);
+    assert(n < sizeof(full));
     struct site *site = map_get(&s->sites, span);
     if (site == NULL) {
         site = xcalloc(1, sizeof(*site));
         site->schedule = s;
         site->key = xstrndup(span.p, span.n);
+        site->hosts = site->key + (n - strlen(key));
         site->name = xstrdup(name);
         site->route = xstrdup(route);
-        site->domain = xstrdup(domain);
         site->tls = tls;
         site->ready_tail = &site->ready;
         map_put(&s->sites, span_str(site->key), site);
@@ -58,7 +59,6 @@ site_free(struct site *site)
     free(site->key);
     free(site->name);
     free(site->route);
-    free(site->domain);
     free(site);
 }
 
@@ -72,6 +72,9 @@ sites_sweep(struct schedule *s, bool all)
 
     while (map_next(&s->sites, &pos, &key, &value)) {
         struct site *site = value;
+        /* Whoever was to be the probe has left: the next one who comes is. */
+        if (site->state == SITE_PROBING && site->n_ready == 0 && site->n_links == 0)
+            site->state = SITE_DOWN;
         bool idle = site->n_rcpts == 0 && site->n_links == 0 && !site->waits_for_slot;
         bool old = now - site->used_at > SITE_UNUSED_MS &&
                    (site->state == SITE_UP || now - site->probe_at > SITE_PROBE_HOP_MAX_MS);
@@ -155,8 +158,6 @@ site_add(struct site *site, struct rcpt *rcpt)
     site->ready_tail = &rcpt->ready_next;
     site->n_ready++;
     s->n_ready++;
-    if (site->state == SITE_DOWN && clock_now(s->clock) >= site->probe_at)
-        site->state = SITE_PROBING;
     site_pump(site);
 }
 
@@ -264,6 +265,7 @@ site_down(struct site *site, const struct outcome *outcome)
     site->probe_at = clock_now(s->clock) + delay;
     site->state = SITE_DOWN;
     log_down(site, delay);
+    links_quit(site);        /* the probe finds out anew */
     site_replan(site, NULL); /* another route, or back to the queue */
 }
 
