@@ -129,7 +129,8 @@ text(struct data *d, char c, struct out *out)
     if (d->part < HEADER)
         judge_first_line(d, c);
     count(d, 1);
-    if (d->part == BODY) {
+    /* After a fault the fast machine lets lines of any length pass, and nothing is handed on. */
+    if (d->part == BODY && d->fault == DATA_FAULT_NONE) {
         if (d->column == DATA_LINE_MAX)
             break_line(d, c, out);
         if (d->column >= TAIL_FROM) {

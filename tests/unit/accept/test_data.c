@@ -298,6 +298,28 @@ test_dirty_input_goes_out_in_good_pieces(void **state)
     assert_true(n_chunks < 100);
 }
 
+/* What follows a fault is only read to its end: a long line of it was watched for its end all the
+ * same, and the daemon fell over its own assertion. */
+static void
+test_long_lines_behind_a_fault_are_passed_over(void **state)
+{
+    (void)state;
+    for (size_t n = 990; n < 2100; n += 3) {
+        CLEANUP(strbuf_release) struct strbuf in = STRBUF_INIT, out = STRBUF_INIT;
+        struct data_limits limits = no_limits;
+        struct data d;
+        strbuf_add(&in, "\r\n\0", 3);
+        for (size_t i = 0; i < n; i++)
+            strbuf_add_byte(&in, 'x');
+        strbuf_add_str(&in, "\r+++++\r\n.\r\nQUIT");
+        limits.dots = true;
+        data_init(&d, &limits);
+        struct span rest = run(&d, strbuf_span(&in), in.n, &out);
+        assert_int_equal(d.fault, DATA_FAULT_NUL);
+        assert_true(span_eq(rest, SPAN("QUIT")));
+    }
+}
+
 struct fault_case {
     struct span in;
     uint64_t message_bytes, header_bytes;
@@ -352,6 +374,7 @@ main(int argc, char **argv)
         cmocka_unit_test(test_clean_input_is_handed_on_in_place),
         cmocka_unit_test(test_dirty_input_goes_out_in_good_pieces),
         cmocka_unit_test(test_faults_are_found_and_the_end_is_still_seen),
+        cmocka_unit_test(test_long_lines_behind_a_fault_are_passed_over),
     };
 
     if (argc > 1)
