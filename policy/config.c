@@ -47,6 +47,25 @@ config_route_find(const struct config *config, struct span name)
     return -1;
 }
 
+const struct config_shape *
+config_shape_find(const struct config *config, struct span host)
+{
+    const struct config_shape *best = &config->shaping;
+    size_t best_n = 0;
+    for (size_t i = 0; i < config->n_providers; i++) {
+        const struct config_provider *provider = &config->providers[i];
+        for (size_t k = 0; k < provider->n_mx; k++) {
+            /* What matches the same host is nested: the longer name is the more specific one. */
+            size_t n = strlen(provider->mx[k].name);
+            if (n > best_n && domain_pattern_matches(&provider->mx[k], host)) {
+                best_n = n;
+                best = &provider->shape;
+            }
+        }
+    }
+    return best;
+}
+
 bool
 config_is_local(const struct config *config, struct span domain)
 {

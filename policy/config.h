@@ -346,5 +346,8 @@ void config_free(struct config *config);
 const char *config_tls_name(enum config_tls level);
 /* The route of that name, or -1. */
 int config_route_find(const struct config *config, struct span name);
+/* The limits for the site whose best MX host is `host` (canonical): those of the provider entry
+ * with the most specific pattern that matches, whatever their order, else shaping.default's. */
+const struct config_shape *config_shape_find(const struct config *config, struct span host);
 /* Is the canonical `domain` one of local_domains? */
 bool config_is_local(const struct config *config, struct span domain);

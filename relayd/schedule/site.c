@@ -104,11 +104,7 @@ site_shape(const struct site *site)
                                      .max_messages_per_connection =
                                          hop->max_messages_per_connection,
                                      .max_rate = hop->max_rate};
-    for (size_t i = 0; i < config->n_providers; i++)
-        if (domain_patterns_find(config->providers[i].mx, config->providers[i].n_mx,
-                                 span_str(site->name)) != NULL)
-            return config->providers[i].shape;
-    return config->shaping;
+    return *config_shape_find(config, span_str(site->name));
 }
 
 bool

@@ -625,8 +625,6 @@ options_of_a_later_version_are_told_apart(void **state)
          "c.yaml:4:64: transport_map[0].fallback_after: warning: no effect yet"},
         {BASE "learning: {ttl: 1h}\n", "c.yaml:4:1: learning: warning: no effect yet"},
         {BASE "geoip: {database: /x.mmdb}\n", "c.yaml:4:1: geoip: warning: no effect yet"},
-        {BASE "classify: {rules_file: rules.yaml}\n",
-         "c.yaml:4:1: classify: warning: no effect yet"},
     };
     check_faults("", ignored, N_ELEMENTS(ignored), false);
     /* and what they say is kept */
@@ -686,6 +684,33 @@ all_problems_come_at_once_from_top_to_bottom(void **state)
     strbuf_release(&out);
 }
 
+static uint32_t
+connections_of(const struct config *config, const char *host)
+{
+    return config_shape_find(config, span_str(host))->max_connections;
+}
+
+static void
+the_most_specific_provider_wins_whatever_the_order(void **state)
+{
+    (void)state;
+    struct config *c =
+        load_fine(BASE "shaping:\n"
+                       "  default: {max_connections: 9}\n"
+                       "  providers:\n"
+                       "    - {mx: ['*.qq.com'], max_connections: 4}\n"
+                       "    - {mx: ['mx3.qq.com'], max_connections: 1}\n"
+                       "    - {mx: ['x.test', '*.biz.qq.com'], max_connections: 2}\n");
+    assert_int_equal(connections_of(c, "mx1.qq.com"), 4);
+    assert_int_equal(connections_of(c, "mx3.qq.com"), 1);
+    assert_int_equal(connections_of(c, "mx.biz.qq.com"), 2);
+    assert_int_equal(connections_of(c, "a.mx.biz.qq.com"), 2);
+    assert_int_equal(connections_of(c, "x.test"), 2);
+    assert_int_equal(connections_of(c, "qq.com"), 9);
+    assert_int_equal(connections_of(c, "notqq.com"), 9);
+    config_free(c);
+}
+
 static void
 the_table_is_sound(void **state)
 {
@@ -733,6 +758,7 @@ main(int argc, char **argv)
         cmocka_unit_test(an_outline_reads_no_secret),
         cmocka_unit_test(options_of_a_later_version_are_told_apart),
         cmocka_unit_test(all_problems_come_at_once_from_top_to_bottom),
+        cmocka_unit_test(the_most_specific_provider_wins_whatever_the_order),
         cmocka_unit_test(the_table_is_sound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
