@@ -295,6 +295,7 @@ api_new(struct daemon *d)
     control_routes(d->control, api_route_routes, api_n_route_routes, api);
     control_routes(d->control, api_trace_routes, api_n_trace_routes, api);
     control_routes(d->control, api_job_routes, api_n_job_routes, api);
+    control_routes(d->control, api_check_routes, api_n_check_routes, api);
 }
 
 void

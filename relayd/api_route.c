@@ -133,15 +133,17 @@ on_rule(void *arg, const struct route_step *s)
          route_verdict_name(s->verdict), s->why);
 }
 
+/* `host`: the best MX host, or NULL for a hop. */
 static void
-add_limits(struct explain *e, const struct hop *hop)
+add_limits(struct explain *e, const struct hop *hop, const char *host)
 {
-    const struct config *config = e->settings->config;
-    struct config_shape shape = config->shaping;
     char rate[UNITS_TEXT_MAX];
+    struct config_shape shape;
     if (hop != NULL)
         shape = (struct config_shape){hop->max_connections, hop->max_messages_per_connection,
                                       hop->max_rate};
+    else
+        shape = *config_shape_find(e->settings->config, span_str(host));
     cJSON *limits = cJSON_AddObjectToObject(e->json, "limits");
     cJSON_AddNumberToObject(limits, "max_connections", shape.max_connections);
     cJSON_AddNumberToObject(limits, "max_messages_per_connection",
@@ -169,6 +171,26 @@ add_dkim(struct explain *e, const struct hop *hop)
     }
     if (n == 0 && e->sender_domain[0] != '\0')
         step(e, "no DKIM key fits %s", e->sender_domain);
+}
+
+/* The hosts that the key of a site names: all that fit into it. */
+static void
+add_mx(struct explain *e, const struct facts_site *site)
+{
+    cJSON *list = cJSON_AddArrayToObject(e->json, "mx");
+    struct span rest = span_str(site->key);
+
+    if (site->no_mx || site->literal) {
+        step(e, site->literal ? "%s is an address" : "%s has no MX: its own addresses are tried",
+             e->domain);
+        return;
+    }
+    /* Behind the last host stand their number and a hash. */
+    for (struct span host = span_cut(&rest, ' '); rest.n > 0; host = span_cut(&rest, ' ')) {
+        CLEANUP(freep) char *name = xstrndup(host.p, host.n);
+        cJSON_AddItemToArray(list, cJSON_CreateString(name));
+        step(e, "MX host %s%s", name, strcmp(name, site->name) == 0 ? ", the best one" : "");
+    }
 }
 
 static void
@@ -221,8 +243,8 @@ on_site(void *arg, const struct facts_site *site)
         step(e, "%s: %s", site->outcome.kind == OUTCOME_FAILED ? "would fail" : "would wait",
              site->outcome.text);
     } else {
-        step(e, site->no_mx ? "%s has no MX: its own addresses are tried" : "MX: %s",
-             site->no_mx ? e->domain : site->key);
+        add_mx(e, site);
+        add_limits(e, NULL, site->name);
         add_site(e, e->settings->config->routes[0].name, site->name);
     }
     explain_end(e);
@@ -243,9 +265,9 @@ explain_deliver(struct explain *e)
     for (size_t i = 1; i < dec->n_routes; i++)
         cJSON_AddItemToArray(fallback, cJSON_CreateString(config->routes[dec->routes[i]].name));
     cJSON_AddStringToObject(e->json, "tls", config_tls_name(route_tls(config, dec, first)));
-    add_limits(e, hop);
     add_dkim(e, hop);
     if (hop != NULL) {
+        add_limits(e, hop, NULL);
         step(e, "through hop %s at %s", hop->name, hop->address);
         add_site(e, hop->name, hop->name);
         explain_end(e);
@@ -313,6 +335,10 @@ explain_get(struct control_call *call, void *arg)
         return;
     }
     cJSON_AddNullToObject(e->json, "route");
+    cJSON_AddArrayToObject(e->json, "fallback");
+    cJSON_AddNullToObject(e->json, "site");
+    cJSON_AddNullToObject(e->json, "tls");
+    cJSON_AddArrayToObject(e->json, "dkim");
     step(e, "%s: %.*s", route_action_name(e->decision.action), SPAN_ARG(e->decision.text));
     explain_end(e);
 }

@@ -141,9 +141,8 @@ msg_copy(struct msg *msg, const struct queue_msg *q)
     }
 }
 
-/* What rules compare senders with; an address that we cannot read has no domain. */
-static char *
-sender_domain(struct span sender)
+char *
+msg_sender_domain(struct span sender)
 {
     char name[DOMAIN_BUF];
     const char *at = sender.n == 0 ? NULL : memrchr(sender.p, '@', sender.n);
@@ -162,7 +161,7 @@ msg_new(const struct queue_msg *q, const char *node)
     struct msg *msg = xcalloc(1, sizeof(*msg));
     msg_copy(msg, q);
     snprintf(msg->id_text, sizeof(msg->id_text), "%s.%s", node, queue_id_format(q->id, id));
-    msg->sender_domain = sender_domain(msg->q.sender);
+    msg->sender_domain = msg_sender_domain(msg->q.sender);
     return msg;
 }
 

@@ -46,6 +46,9 @@ struct msg *msg_new(const struct queue_msg *q, const char *node);
 /* Fill in what a page left out: `q` is the whole record. */
 void msg_load(struct msg *msg, const struct queue_msg *q);
 void msg_free(struct msg *msg); /* with its recipients; it is in no table */
+/* The canonical domain that rules compare a sender by; "" for the null sender and for an address
+ * without one. The caller frees it. */
+char *msg_sender_domain(struct span sender);
 
 /* Put a message in. It must not be there; it is the table's from now on. */
 void hand_add_msg(struct hand *hand, struct msg *msg);
