@@ -150,7 +150,7 @@ literal_valid(struct span inner)
 
     if (v6)
         inner = span_from(inner, tag.n);
-    if (inner.n == 0 || inner.n >= sizeof text)
+    if (inner.n == 0 || inner.n >= sizeof text || memchr(inner.p, '\0', inner.n) != NULL)
         return false;
     memcpy(text, inner.p, inner.n);
     text[inner.n] = '\0';

@@ -181,6 +181,17 @@ test_a_literal_gives_its_address(void **state)
     assert_int_equal(mailbox_literal(&m).n, 0);
 }
 
+/* What stands behind a NUL was not looked at, and passed on as part of the domain. */
+static void
+test_a_literal_holds_no_nul(void **state)
+{
+    struct mailbox m;
+
+    (void)state;
+    assert_int_equal(mailbox_parse(SPAN("a@[192.0.2.1\0]"), 0, &m), MAILBOX_BAD);
+    assert_int_equal(mailbox_parse(SPAN("a@[IPv6:2001:db8::\0\n]"), 0, &m), MAILBOX_BAD);
+}
+
 static void
 test_the_plain_local_part_has_no_quotes(void **state)
 {
@@ -272,6 +283,7 @@ main(int argc, char **argv)
         cmocka_unit_test(test_a_path_needs_both_brackets),
         cmocka_unit_test(test_limits_leave_room_for_what_the_rfc_promises),
         cmocka_unit_test(test_a_literal_gives_its_address),
+        cmocka_unit_test(test_a_literal_holds_no_nul),
         cmocka_unit_test(test_the_plain_local_part_has_no_quotes),
         cmocka_unit_test(test_xtext_brings_no_control_characters),
         cmocka_unit_test(test_xtext_comes_back_as_it_was),
