@@ -224,6 +224,31 @@ octet(struct data *d, char c, struct out *out)
     }
 }
 
+/* Text without anything special in it, at once: as much as needs no rule but copying. */
+static size_t
+plain_run(struct data *d, struct span in, struct out *out)
+{
+    size_t max = SCRATCH_FULL - out->n, n = 0;
+
+    if (d->part < HEADER || d->n_tail > 0 || d->state != TEXT)
+        return 0;
+    if (d->part == BODY) {
+        size_t room = d->column < TAIL_FROM ? TAIL_FROM - d->column : 0;
+        max = max < room ? max : room;
+    }
+    if (in.n < max)
+        max = in.n;
+    if (d->n_bytes + max > d->limits.message_bytes ||
+        (d->part != BODY && d->n_header_bytes + max > d->limits.header_bytes))
+        return 0; /* octet by octet to the limit */
+    while (n < max && in.p[n] != '\r' && in.p[n] != '\n' && in.p[n] != '\0')
+        n++;
+    put(out, in.p, n);
+    count(d, n);
+    d->column += (uint32_t)n;
+    return n;
+}
+
 /* Octet by octet until the scratch is full, or the next line may be clean. Returns what it took. */
 static size_t
 careful(struct data *d, struct span in, struct out *out)
@@ -233,6 +258,9 @@ careful(struct data *d, struct span in, struct out *out)
     bool dirty = false;
 
     while (i < in.n && d->state != ENDED && out->n < SCRATCH_FULL) {
+        i += plain_run(d, span_from(in, i), out);
+        if (i == in.n || out->n >= SCRATCH_FULL)
+            break;
         octet(d, in.p[i++], out);
         dirty = dirty || d->state == DOT;
         if (d->state == LINE_START && d->part >= HEADER &&
