@@ -1,7 +1,7 @@
 /*
  * bench_dkim - signatures a second on one core, and whether memory grows.
  *
- * usage: bench_dkim [COUNT [BODY_BYTES]]
+ * usage: bench_dkim [COUNT [BODY_BYTES [rsa2048|ed25519|both]]]
  *
  * Signs a message of BODY_BYTES (10,240) COUNT times (20,000) with an RSA-2048 key, with an Ed25519
  * key, and with both. RssAnon is read after a tenth and at the end.
@@ -123,6 +123,8 @@ main(int argc, char **argv)
 
     static const char *const names[] = {"rsa2048", "ed25519", "both"};
     for (unsigned i = 0; i < N_ELEMENTS(names); i++) {
+        if (argc > 3 && strcmp(argv[3], names[i]) != 0)
+            continue;
         struct dkim_keyring *ring = dkim_keyring_new();
         if (i != 1)
             ring_add(ring, DKIM_KEY_RSA);
