@@ -21,6 +21,7 @@
 
 struct api;
 struct daemon_gauges;
+struct listener;
 
 enum daemon_phase { DAEMON_STARTING, DAEMON_RUNNING, DAEMON_STOPPING };
 
@@ -45,6 +46,7 @@ struct daemon {
     struct delivery *delivery;
     struct record *record;
     struct control *control;
+    struct listener *control_socket, *http_socket; /* bound, not served yet; NULL: none */
     struct settings *settings; /* in force */
     struct settings **all;     /* those that somebody holds, the one in force too */
     size_t n_all;

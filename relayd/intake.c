@@ -227,7 +227,8 @@ body_add(struct intake_msg *m, struct span bytes)
         m->body->n = n;
         m->body_cap = cap;
     }
-    memcpy(m->body->bytes + n, bytes.p, bytes.n);
+    if (bytes.n > 0)
+        memcpy(m->body->bytes + n, bytes.p, bytes.n);
     m->body->n += bytes.n;
 }
 

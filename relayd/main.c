@@ -371,22 +371,17 @@ open_dns(struct daemon *d)
     if (dns_new(d->loop, &config, &d->dns, &err) != ERR_OK)
         return fail(EX_CONFIG, "resolver: %s", err.text);
     d->facts = facts_new(d->dns);
+    facts_set_config(d->facts, d->settings->config);
     return -1;
 }
 
 /* The sockets that a start needs root, or its place in line, for. */
-struct sockets {
-    struct listener *control, *http; /* http: NULL when it is not asked for */
-};
-
 static int
-bind_sockets(struct daemon *d, const struct config *outline, const struct privs_user *user,
-             struct sockets *ret)
+bind_sockets(struct daemon *d, const struct config *outline, const struct privs_user *user)
 {
     char directory[PATH_MAX];
     struct err err;
 
-    *ret = (struct sockets){0};
     enum err_code code = accept_bind(d->accept, outline, &err);
     if (code != ERR_OK)
         return fail(code == ERR_PERM ? EX_NOPERM : exit_code_of(code), "%s", err.text);
@@ -398,14 +393,14 @@ bind_sockets(struct daemon *d, const struct config *outline, const struct privs_
         if (made >= 0)
             return made;
     }
-    code = listener_open_unix(outline->control_socket, 0660, &ret->control, &err);
+    code = listener_open_unix(outline->control_socket, 0660, &d->control_socket, &err);
     if (code == ERR_OK && geteuid() == 0)
-        code = listener_chown(ret->control, user->uid, user->gid, &err);
+        code = listener_chown(d->control_socket, user->uid, user->gid, &err);
     if (code != ERR_OK)
         return fail(exit_code_of(code), "control.socket: %s", err.text);
     if (outline->http.text[0] != '\0') {
         const struct net_addr addr = {outline->http.ip, outline->http.port};
-        code = listener_open(&addr, &ret->http, &err);
+        code = listener_open(&addr, &d->http_socket, &err);
         if (code != ERR_OK)
             return fail(exit_code_of(code), "http.address: %s", err.text);
     }
@@ -439,18 +434,20 @@ share_descriptors(struct daemon *d)
 }
 
 static void
-serve_control(struct daemon *d, const struct sockets *sockets)
+serve_control(struct daemon *d)
 {
     const struct config *config = d->settings->config;
     const struct control_env env = {.loop = d->loop, .log = d->log};
     d->control = control_new(&env);
     api_new(d);
-    control_serve_unix(d->control, sockets->control);
-    if (sockets->http != NULL) {
+    control_serve_unix(d->control, d->control_socket);
+    d->control_socket = NULL;
+    if (d->http_socket != NULL) {
         CLEANUP(freep)
         char *token =
             config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
-        control_serve_tcp(d->control, sockets->http, token);
+        control_serve_tcp(d->control, d->http_socket, token);
+        d->http_socket = NULL;
     }
 }
 
@@ -481,51 +478,39 @@ log_ready(struct daemon *d, size_t max_sessions)
         log_text(d->log, LOG_WARNING, "root", "running as root: `user: root` says so");
 }
 
+/* As root, if we are: ports, sockets, directories; then privileges are gone. */
 static int
-start(struct daemon *d, const struct options *options)
+start_privileged(struct daemon *d, const struct options *options, size_t max_sessions)
 {
     struct config *outline;
     struct privs_user user;
-    struct sockets sockets;
-    struct settings *settings;
-    struct err err;
 
     int code = load_outline(options->config_file, &outline);
     if (code >= 0)
         return code;
-    size_t max_sessions = share_descriptors(d);
     wire_accept(d, max_sessions);
     code = find_user(outline, &user);
     if (code < 0)
-        code = bind_sockets(d, outline, &user, &sockets);
+        code = bind_sockets(d, outline, &user);
     if (code < 0)
         code = drop_privileges(outline, &user);
     config_free(outline);
-    if (code < 0)
-        code = load_settings(d, &settings);
-    if (code >= 0)
-        return code;
-    d->settings = settings;
-    log_set_node(d->log, settings->config->node.name);
-    if (daemon_log_config(d, settings->config, &err) != ERR_OK)
-        return fail(EX_CANTCREAT, "log.target: %s", err.text);
-    if (privs_seccomp(&err) != ERR_OK)
-        log_text(d->log, LOG_WARNING, "seccomp", "%s", err.text);
-    code = open_dns(d);
-    if (code < 0)
-        code = open_queue(d);
-    if (code >= 0)
-        return code;
-    d->settings = NULL;
-    daemon_settings_adopt(d, settings);
+    return code;
+}
+
+static int
+start_serving(struct daemon *d, size_t max_sessions)
+{
+    struct err err;
+
     if (log_start(d->log, &err) != ERR_OK)
         return fail(EX_OSERR, "%s", err.text);
     workers_start(d->workers);
     wire_stages(d);
     gauges_new(d);
-    serve_control(d, &sockets);
-    struct accept_setup *setup = settings->accept;
-    settings->accept = NULL;
+    serve_control(d);
+    struct accept_setup *setup = d->settings->accept;
+    d->settings->accept = NULL;
     enum err_code used = accept_use(d->accept, setup, &err);
     if (used != ERR_OK) {
         accept_setup_free(setup);
@@ -534,6 +519,30 @@ start(struct daemon *d, const struct options *options)
     schedule_start(d->schedule);
     log_ready(d, max_sessions);
     return -1;
+}
+
+static int
+start(struct daemon *d, const struct options *options)
+{
+    struct settings *settings;
+    struct err err;
+    size_t max_sessions = share_descriptors(d);
+
+    int code = start_privileged(d, options, max_sessions);
+    if (code < 0)
+        code = load_settings(d, &settings);
+    if (code >= 0)
+        return code;
+    daemon_settings_adopt(d, settings);
+    log_set_node(d->log, settings->config->node.name);
+    if (daemon_log_config(d, settings->config, &err) != ERR_OK)
+        return fail(EX_CANTCREAT, "log.target: %s", err.text);
+    if (privs_seccomp(&err) != ERR_OK)
+        log_text(d->log, LOG_WARNING, "seccomp", "%s", err.text);
+    code = open_dns(d);
+    if (code < 0)
+        code = open_queue(d);
+    return code >= 0 ? code : start_serving(d, max_sessions);
 }
 
 static void
@@ -555,6 +564,15 @@ run(struct daemon *d)
         event_free(signals[i]);
 }
 
+/* A completion may start something new, which comes back at once now that its helper has stopped.
+ */
+static void
+inbox_drain(struct inbox *inbox)
+{
+    while (inbox_run(inbox) > 0)
+        continue;
+}
+
 /* Everything that was handed over is finished; nothing new begins. */
 static void
 end(struct daemon *d)
@@ -568,23 +586,25 @@ end(struct daemon *d)
             delivery_stop(d->delivery);
         api_stop(d);
         workers_stop(d->workers);
-        inbox_run(d->inbox);
+        inbox_drain(d->inbox);
         store_stop(d->store);
-        inbox_run(d->inbox);
+        inbox_drain(d->inbox);
         control_free(d->control);
         api_free(d);
-        wire_free(d);
         store_free(d->store);
         queue_close(d->queue);
     }
     accept_free(d->accept);
+    listener_close(d->control_socket);
+    listener_close(d->http_socket);
+    wire_free(d);
     for (size_t i = 0; i < d->n_all; i++)
         settings_free(d->all[i]);
     free(d->all);
     facts_free(d->facts);
     dns_free(d->dns);
     workers_free(d->workers);
-    inbox_run(d->inbox);
+    inbox_drain(d->inbox);
     inbox_free(d->inbox);
     metrics_free(d->metrics);
     free(d->gauges);

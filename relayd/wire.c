@@ -66,7 +66,8 @@ daemon_settings_adopt(struct daemon *d, struct settings *settings)
     d->all[d->n_all++] = settings;
     d->settings = settings;
     settings->refs++; /* accept's, until daemon_config_done() */
-    facts_set_config(d->facts, settings->config);
+    if (d->facts != NULL)
+        facts_set_config(d->facts, settings->config);
     if (old != NULL)
         daemon_settings_give(d, old);
 }
@@ -147,10 +148,17 @@ on_overdue(void *arg, const struct rcpt *rcpt)
 
 /* record ─▶ schedule. */
 static bool
-on_reroute(void *arg, struct rcpt *rcpt)
+on_reroute(void *arg, struct rcpt *rcpt, bool refused)
 {
     struct daemon *d = arg;
-    return schedule_reroute(d->schedule, rcpt);
+    return schedule_reroute(d->schedule, rcpt, refused);
+}
+
+static bool
+on_route_left(void *arg, const struct rcpt *rcpt)
+{
+    struct daemon *d = arg;
+    return schedule_route_left(d->schedule, rcpt);
 }
 
 static msec_t
@@ -226,6 +234,7 @@ wire_stages(struct daemon *d)
         .settings_take = daemon_settings_take,
         .settings_give = daemon_settings_give,
         .reroute = on_reroute,
+        .route_left = on_route_left,
         .probe_at = on_probe_at,
         .slow = on_slow,
         .recorded = on_recorded,

@@ -153,7 +153,7 @@ privs_harden(struct err *err)
     const struct rlimit none = {0, 0};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         return err_set(err, ERR_IO, "PR_SET_NO_NEW_PRIVS: %s", strerror(errno));
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
+    if (!PRIVS_TRACEABLE && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
         return err_set(err, ERR_IO, "PR_SET_DUMPABLE: %s", strerror(errno));
     if (setrlimit(RLIMIT_CORE, &none) != 0)
         return err_set(err, ERR_IO, "RLIMIT_CORE: %s", strerror(errno));

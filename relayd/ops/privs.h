@@ -38,6 +38,14 @@ MUST_CHECK enum err_code privs_find_user(const char *name, struct privs_user *re
  */
 MUST_CHECK enum err_code privs_drop(const struct privs_user *user, bool keep_bind, struct err *err);
 
+/* Builds with a sanitizer stay traceable, since the leak checker traces its own process: there
+ * PR_SET_DUMPABLE and the system-call filter are left out. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PRIVS_TRACEABLE 1
+#else
+#define PRIVS_TRACEABLE 0
+#endif
+
 /* no_new_privs, PR_SET_DUMPABLE 0 (no ptrace, no core, /proc/self is root's), RLIMIT_CORE 0,
  * umask 077, and SIGPIPE ignored. ERR_IO names what failed. */
 MUST_CHECK enum err_code privs_harden(struct err *err);

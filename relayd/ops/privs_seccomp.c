@@ -81,6 +81,8 @@ filter_release(scmp_filter_ctx *filter)
 enum err_code
 privs_seccomp(struct err *err)
 {
+    if (PRIVS_TRACEABLE)
+        return ERR_OK;
     CLEANUP(filter_release) scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
     if (filter == NULL)
         return err_set(err, ERR_IO, "seccomp is not available");

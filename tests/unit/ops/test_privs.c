@@ -160,7 +160,7 @@ harden_run(void)
     struct rlimit core;
     CHECK(privs_harden(&err) == ERR_OK);
     CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
-    CHECK(prctl(PR_GET_DUMPABLE) == 0);
+    CHECK(prctl(PR_GET_DUMPABLE) == PRIVS_TRACEABLE);
     CHECK(getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur == 0 && core.rlim_max == 0);
     CHECK(umask(0) == 077);
     int fds[2];
