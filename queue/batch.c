@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -20,6 +21,8 @@
 #include "queue/queue_impl.h"
 
 #define ROOM_PERCENT 90              /* of the quota: the rest is for outcomes and notices */
+#define FILE_SPARE_SHARE 8 /* of what is used, left free in the file for outcomes */
+#define FILE_SPARE_BYTES (1u << 20)
 #define DISK_SHORT_BYTES (16u << 20) /* below it a short write is the disk's, not a fault */
 
 /* ------------------------------------------------------------------------------------ disk */
@@ -48,6 +51,23 @@ queue_disk_full(const struct queue *queue, size_t bytes)
     return full;
 }
 
+/*
+ * The file never shrinks: after a backlog has drained the disk looks as full as before, but pages in
+ * the file are free, and mail that fits into those takes nothing from the disk.
+ */
+static bool
+room_in_file(const struct queue_batch *batch, uint64_t bytes)
+{
+    struct queue *queue = batch->queue;
+    uint64_t used = queue_used_bytes(queue, batch->txn);
+    struct stat st;
+    int fd;
+    if (mdb_env_get_fd(queue->env, &fd) != 0 || fstat(fd, &st) != 0)
+        return false;
+    /* Some of it stays for outcomes, and for pages that are free but not next to each other. */
+    return used + used / FILE_SPARE_SHARE + FILE_SPARE_BYTES + bytes <= (uint64_t)st.st_size;
+}
+
 bool
 queue_batch_room(struct queue_batch *batch, uint64_t bytes, struct err *err)
 {
@@ -60,7 +80,7 @@ queue_batch_room(struct queue_batch *batch, uint64_t bytes, struct err *err)
     }
     if (batch->room < 0)
         batch->room = queue_disk_free(queue) >= min_free;
-    if (batch->room == 0) {
+    if (batch->room == 0 && !room_in_file(batch, bytes)) {
         err_set(err, ERR_FULL, "less than min_free is left on the disk of the queue");
         return false;
     }
