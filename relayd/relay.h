@@ -74,7 +74,8 @@ struct rcpt {
     /* schedule's own */
     struct schedule *schedule;
     enum rcpt_stage stage;
-    uint64_t tried; /* routes (bits of the configuration's routes) that failed in this attempt */
+    uint64_t tried;   /* routes (bits of the configuration's routes) that failed in this attempt */
+    uint64_t refused; /* of them: those that refused it, and were not just out of reach */
     struct site *site;
     struct rcpt *ready_next, **ready_prev;
     struct facts_query *facts;

@@ -79,7 +79,7 @@ void notices_start(struct batch *b);
 struct verdict {
     const char *klass;        /* "ip-blocklisted", "routing-error", ... */
     enum reply_action action; /* for a peer's refusal */
-    bool greylisted;
+    bool greylisted, rate_limited;
 };
 enum maillog_outcome {
     MAILLOG_DELIVERED,

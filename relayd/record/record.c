@@ -49,6 +49,7 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
         v.klass = reply_class_name(c.klass);
         v.action = c.action;
         v.greylisted = c.klass == REPLY_GREYLISTED;
+        v.rate_limited = c.klass == REPLY_RATE_LIMITED;
     } else if (o->origin == ORIGIN_DNS) {
         v.klass =
             reply_class_name(o->kind == OUTCOME_FAILED ? REPLY_BAD_DOMAIN : REPLY_ROUTING_ERROR);
@@ -68,14 +69,24 @@ curable(const struct outcome *o, const struct verdict *v)
            (o->path || (o->origin == ORIGIN_PEER && v->action == REPLY_ACTION_REROUTE));
 }
 
-/* A 5xx that is known to mean "later" waits, for at most a day. */
+/* A 5xx that is known to mean "later" waits, for at most a day. So does a rate limit that another
+ * route would have cured, had there been one. */
 static bool
 soft_reject(const struct outcome *o, const struct verdict *v, const struct attempts *a, msec_t now)
 {
     if (o->kind != OUTCOME_FAILED || o->origin != ORIGIN_PEER ||
-        (v->action != REPLY_ACTION_RETRY && v->action != REPLY_ACTION_SLOW))
+        (v->action != REPLY_ACTION_RETRY && v->action != REPLY_ACTION_SLOW && !v->rate_limited))
         return false;
     return a->first_deferral_at == 0 || now - a->first_deferral_at < RETRY_SOFT_REJECT_MAX;
+}
+
+/* It was refused for where it came from, and a route that could have taken it was only out of
+ * reach: that is no verdict yet. */
+static bool
+may_be_cured(struct record *r, const struct rcpt *rcpt, const struct outcome *o,
+             const struct verdict *v)
+{
+    return curable(o, v) && r->env.route_left(r->env.arg, rcpt);
 }
 
 /* ---- one recipient ---- */
@@ -230,7 +241,7 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
     }
     snprintf(peer, sizeof(peer), "%s %s", attempt->host, attempt->peer);
     remember(&a, attempt, &v, span_str(peer), now);
-    if (v.action == REPLY_ACTION_SLOW)
+    if (v.action == REPLY_ACTION_SLOW || v.rate_limited)
         r->env.slow(r->env.arg, rcpt);
     if (curable(o, &v)) {
         /* The refusal goes with the recipient to the next route, which may fail it at once. */
@@ -239,13 +250,14 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
         old = rcpt->attempts;
         rcpt->attempts_bytes = bytes.n;
         rcpt->attempts = strbuf_take(&bytes);
-        if (r->env.reroute(r->env.arg, rcpt)) {
+        if (r->env.reroute(r->env.arg, rcpt, !o->path)) {
             maillog_attempt(r, attempt, &v, &before, MAILLOG_REROUTED, 0);
             return false;
         }
     }
     a.count++;
-    if (o->kind == OUTCOME_FAILED && !soft_reject(o, &v, &a, now)) {
+    if (o->kind == OUTCOME_FAILED && !soft_reject(o, &v, &a, now) &&
+        !may_be_cured(r, rcpt, o, &v)) {
         finish_failed(r, item, settings);
     } else if (retry_expired(expires_at, rcpt->begun_at)) {
         item->expired = true;

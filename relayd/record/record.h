@@ -32,8 +32,11 @@ struct record_env {
     void *arg;
     struct settings *(*settings_take)(void *arg);
     void (*settings_give)(void *arg, struct settings *settings);
-    /* Its route failed this recipient: true when it is on its way by another one. */
-    bool (*reroute)(void *arg, struct rcpt *rcpt);
+    /* Its route failed this recipient, by a refusal or on the path: true when it is on its way by
+     * another one. */
+    bool (*reroute)(void *arg, struct rcpt *rcpt, bool refused);
+    /* It is not; has one of its routes not refused it in this attempt? */
+    bool (*route_left)(void *arg, const struct rcpt *rcpt);
     /* When the hop that failed it is probed next; 0: it is no hop, or up. */
     msec_t (*probe_at)(void *arg, const struct rcpt *rcpt);
     /* The site says that we are too fast. */

@@ -56,6 +56,7 @@ struct site {
     struct shape shape;
     struct timer timer; /* the next moment at which it may act */
     msec_t probe_at;    /* monotonic; when DOWN */
+    msec_t tried_at;    /* wall: when the last attempt to connect began */
     unsigned failures;  /* in a row */
     struct outcome failure;
     uint16_t port;       /* of a hop's ladder: what worked */

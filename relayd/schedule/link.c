@@ -205,6 +205,7 @@ link_open(struct site *site)
     const struct hop *hop = site_hop(site);
     struct site_link *link = link_new(site);
 
+    site->tried_at = clock_wall(s->clock);
     if (hop != NULL) {
         link->facts = facts_hop_start(s->env.facts, hop, site->port, on_endpoints, link);
     } else {

@@ -116,6 +116,9 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
         return;
     }
     if (s->env.ops->overdue(s->env.arg, rcpt)) {
+        /* The site's last attempt was this recipient's too, made when that one was: it expires it
+         * only if it was made after the deadline. */
+        rcpt->begun_at = down->tried_at;
         plan_fail(s, rcpt, &down->failure, down->route, down->name);
         return;
     }
@@ -125,7 +128,7 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
 
 /* A route that the administrator asked for goes first, unless a fence forbids it. */
 static void
-plan_wanted(struct schedule *s, const struct rcpt *rcpt, struct route_decision *d)
+plan_wanted(const struct schedule *s, const struct rcpt *rcpt, struct route_decision *d)
 {
     struct span wanted = s->env.ops->wanted_route(s->env.arg, rcpt);
     int r = wanted.n == 0 ? -1 : config_route_find(s->config, wanted);
@@ -217,9 +220,9 @@ plan_rcpt(struct schedule *s, struct rcpt *rcpt)
     plan_with(s, rcpt, NULL);
 }
 
-/* Could this recipient go by route `r` right now? */
-static bool
-route_open(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d, unsigned r)
+/* How this recipient could go by route `r` right now. */
+static enum site_use
+route_use(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d, unsigned r)
 {
     enum config_tls tls = route_tls(s->config, d, r);
     const struct hop *hop = s->config->routes[r].hop;
@@ -230,33 +233,55 @@ route_open(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d
         site = site_get(s, hop->name, hop->name, hop->name, tls);
     } else {
         if (!facts_site_cached(s->env.facts, rcpt->domain.p, &facts))
-            return true; /* nothing is known against it */
+            return SITE_USE_YES; /* nothing is known against it */
         if (!facts.ok)
-            return false;
+            return SITE_USE_NO;
         site = site_get(s, s->config->routes[0].name, facts.key, facts.name, tls);
     }
-    return site_usable(site) == SITE_USE_YES;
+    return site_usable(site);
+}
+
+/* The routes that planning would look at, in order; none when the map says something else. */
+static void
+routes_of(const struct schedule *s, const struct rcpt *rcpt, struct route_decision *ret)
+{
+    struct route_query query;
+    plan_query(rcpt, &query);
+    route_decide(s->config, &query, ret);
+    if (ret->action == ROUTE_DELIVER)
+        plan_wanted(s, rcpt, ret);
+    else
+        ret->n_routes = 0;
 }
 
 bool
-schedule_reroute(struct schedule *s, struct rcpt *rcpt)
+schedule_route_left(struct schedule *s, const struct rcpt *rcpt)
 {
-    struct route_query query;
+    struct route_decision d;
+    routes_of(s, rcpt, &d);
+    for (size_t i = 0; i < d.n_routes; i++)
+        if (!(rcpt->refused & (route_mask)1 << d.routes[i]))
+            return true;
+    return false;
+}
+
+bool
+schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused)
+{
     struct route_decision d;
 
     assert(rcpt->stage == STAGE_RECORDING);
-    plan_query(rcpt, &query);
-    route_decide(s->config, &query, &d);
-    if (d.action != ROUTE_DELIVER)
-        return false;
     if (rcpt->site != NULL) {
         int r = config_route_find(s->config, span_str(rcpt->site->route));
         if (r >= 0)
             rcpt->tried |= (route_mask)1 << r;
+        if (r >= 0 && refused)
+            rcpt->refused |= (route_mask)1 << r;
     }
+    routes_of(s, rcpt, &d);
     for (size_t i = 0; i < d.n_routes; i++) {
         unsigned r = d.routes[i];
-        if (rcpt->tried & (route_mask)1 << r || !route_open(s, rcpt, &d, r))
+        if (rcpt->tried & (route_mask)1 << r || route_use(s, rcpt, &d, r) == SITE_USE_NO)
             continue;
         s->n_recording--;
         rcpt_set_site(rcpt, NULL);

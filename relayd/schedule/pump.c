@@ -7,6 +7,8 @@
 
 #include <assert.h>
 
+#include "relayd/ops/log.h"
+
 #define LINK_LIMIT_MS (10 * MINUTE) /* a refused extra connection: after that we ask for more */
 
 /* ---- the pump ---- */
@@ -201,8 +203,17 @@ schedule_link_port(struct site_link *link, uint16_t port)
 void
 schedule_slow(struct schedule *s, const struct rcpt *rcpt)
 {
-    if (rcpt->site != NULL)
-        shape_slow(&rcpt->site->shape, clock_now(s->clock));
+    struct site *site = rcpt->site;
+    struct log_line line;
+
+    if (site == NULL)
+        return;
+    shape_slow(&site->shape, clock_now(s->clock));
+    log_begin(s->env.log, &line, LOG_WARNING, "site_slowed");
+    log_cstr(&line, "site", site->name);
+    log_cstr(&line, "route", site->route);
+    log_uint(&line, "halvings", site->shape.slowed);
+    log_end(&line);
 }
 
 /* The first message that waits has made this attempt. */

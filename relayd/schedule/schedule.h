@@ -118,9 +118,12 @@ void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 
 /* ---- what record decides ---- */
 
-/* The recipient's route failed it: is there another one to take now? Then it is on its way and must
- * not be touched any more. */
-bool schedule_reroute(struct schedule *s, struct rcpt *rcpt);
+/* The recipient's route failed it (`refused`: by a refusal, not on the path): is there another one
+ * to take now? Then it is on its way and must not be touched any more. */
+bool schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused);
+/* After schedule_reroute() said no: has a route that the map gives not refused it in this attempt?
+ * It was out of reach, and may take the recipient later. */
+bool schedule_route_left(struct schedule *s, const struct rcpt *rcpt);
 /* The queue has stored the fate of a recipient (STAGE_RECORDING) in transaction `txn`. */
 void schedule_recorded(struct schedule *s, struct rcpt *rcpt, enum rcpt_fate fate, msec_t due_at,
                        uint64_t txn);

@@ -1,0 +1,157 @@
+"""The next route: when it is taken, when not, and what is a verdict when none is left."""
+
+import pytest
+
+from rig import mail
+from rig.wait import until
+
+BLOCKED = "550 5.7.1 Service unavailable; client host blocked using sbl.spamhaus.org"
+
+
+def two_routes(world, rule=None, config=None, start=True):
+    """A node that sends directly and falls back to a scripted hop; returns (hop, node)."""
+    hop = world.remote("hop.test")
+    node = world.node(start=start, config={
+        "queue": {"retry": {"intervals": ["1h"]}}, **(config or {}),
+        "hops": {"out": {"address": f"{hop.address}:25", "tls": "off"}},
+        "transport_map": [{"domains": ["src.test"], "route": "direct"},
+                          {"default": True, "route": "direct", "fallback": ["out"],
+                           **(rule or {})}]})
+    return hop, node
+
+
+@pytest.mark.parametrize("stage", ["greeting", "ehlo", "mail", "rcpt", "data", "dot"])
+@pytest.mark.parametrize("code", ["550", "451"])
+def test_route_refusal_at_any_stage_goes_by_the_next_route_now(world, stage, code):
+    mx = world.mx("dest.test")
+    mx.answer(stage, BLOCKED.replace("550 5", f"{code} {code[0]}"))
+    hop, node = two_routes(world)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    assert hop.wait_mail().rcpts == ["b@dest.test"]
+    first = node.log.wait(event="attempt", msg=ident, outcome="rerouted")
+    assert (first["class"], first["route"]) == ("ip-blocklisted", "direct")
+    assert node.log.wait(event="attempt", msg=ident, outcome="delivered")["route"] == "out"
+    node.wait_empty()
+
+
+@pytest.mark.parametrize("reply", [
+    "550 5.1.1 no such user here", "554 5.7.1 message content rejected as spam",
+    "552 5.2.2 mailbox full", "450 4.7.1 greylisted, try again in 5 minutes"])
+def test_what_is_not_about_us_is_never_sent_by_another_route(world, reply):
+    mx = world.mx("dest.test")
+    mx.answer("rcpt", reply)
+    hop, node = two_routes(world)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    done = node.log.wait(event="attempt", msg=ident, outcome=lambda o: o != "rerouted")
+    assert done["route"] == "direct" and not hop.sessions
+    assert not node.log.all(event="attempt", msg=ident, outcome="rerouted")
+
+
+def test_only_the_refused_recipient_changes_its_route(world):
+    mx = world.mx("dest.test")
+    mx.answer("rcpt", BLOCKED, match="refused@")
+    hop, node = two_routes(world)
+    node.submit("a@src.test", ["taken@dest.test", "refused@dest.test"], mail.message())
+    assert mx.wait_mail().rcpts == ["taken@dest.test"]
+    assert hop.wait_mail().rcpts == ["refused@dest.test"]
+
+
+def test_path_that_fails_at_every_host_uses_the_fallback(world):
+    world.dns.mx("dest.test", "mx1.dest.test", "mx2.dest.test")
+    world.dns.a("mx1.dest.test", world.take())
+    world.dns.a("mx2.dest.test", world.take())
+    hop, node = two_routes(world)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    assert hop.wait_mail().rcpts == ["b@dest.test"]
+    first = node.log.wait(event="attempt", msg=ident, outcome="rerouted")
+    assert (first["route"], first["phase"]) == ("direct", "connect")
+
+
+def test_refusal_is_no_verdict_while_the_fallback_is_out_of_reach(world):
+    """The hop could have cured it: nothing bounces for its trouble, in whatever order."""
+    mx, back = world.mx("dest.test"), world.mx("src.test")
+    mx.answer("mail", BLOCKED)
+    hop, node = two_routes(world)
+    hop.stop()
+    first = node.submit("a@src.test", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", msg=first, outcome="deferred", route="out")
+    second = node.submit("a@src.test", "c@dest.test", mail.message())
+    node.log.wait(event="attempt", msg=second, outcome="deferred")
+    assert sorted(i["rcpt"] for i in node.queue()) == ["b@dest.test", "c@dest.test"]
+    hop.start()
+    node.reload()  # a reload does not wait for the hop's probe
+    node.ctl("queue", "retry", "--all")
+    hop.wait_mail(2)
+    node.wait_empty()
+    assert not back.mails
+
+
+def test_bounce_comes_when_every_route_has_refused(world):
+    mx, back = world.mx("dest.test"), world.mx("src.test")
+    mx.answer("rcpt", BLOCKED)
+    hop, node = two_routes(world)
+    hop.answer("rcpt", "550 5.7.1 your country is not allowed to send here")
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    report = mail.report(back.wait_mail().data)
+    assert "spamhaus" in report.text and "country" in report.text
+    fields = report.recipients[0]
+    assert "country" in fields["Diagnostic-Code"] and "spamhaus" in fields["X-Relayd-Refusal"]
+
+
+def test_rate_limit_on_our_address_goes_by_the_next_route_and_slows_the_site(world):
+    mx = world.mx("dest.test")
+    mx.answer("mail", "550 ip frequency limited", times=1)
+    hop, node = two_routes(world)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    hop.wait_mail()
+    assert node.log.wait(event="attempt", msg=ident, outcome="rerouted")["class"] == "rate-limited"
+    assert node.log.wait(event="site_slowed", site=mx.hostname)["halvings"] == "1"
+
+
+def test_rate_limit_without_another_route_is_deferred_though_it_is_a_5xx(world):
+    mx, back = world.mx("dest.test"), world.mx("src.test")
+    mx.answer("mail", "550 ip frequency limited", times=1)
+    node = world.node(config={"queue": {"retry": {"intervals": ["1s"], "jitter": "0%"}}})
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", msg=ident, outcome="deferred")
+    mx.wait_mail()
+    assert not back.mails
+
+
+def test_next_attempt_begins_with_the_first_route_again(world):
+    mx = world.mx("dest.test")
+    mx.answer("mail", BLOCKED, times=1)
+    hop, node = two_routes(world, config={
+        "queue": {"retry": {"intervals": ["1s"], "jitter": "0%"}}})
+    hop.answer("rcpt", "451 4.3.0 later", times=1)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    assert mx.wait_mail().rcpts == ["b@dest.test"]
+    node.wait_empty()
+    way = [(e["route"], e["outcome"]) for e in node.log.all(event="attempt", msg=ident)]
+    assert way == [("direct", "rerouted"), ("out", "deferred"), ("direct", "delivered")]
+
+
+def test_fence_leaves_only_the_routes_that_are_allowed(world):
+    mx, first, second = world.mx("gov.test"), world.remote("one.test"), world.remote("two.test")
+    mx.answer("mail", BLOCKED)
+    node = world.node(config={
+        "hops": {"one": {"address": f"{first.address}:25", "tls": "off"},
+                 "two": {"address": f"{second.address}:25", "tls": "off"}},
+        "transport_map": [{"senders": ["*@src.test"], "domains": ["gov.test"],
+                           "never_via": ["one"]},
+                          {"default": True, "route": "direct", "fallback": ["one", "two"]}]})
+    node.submit("a@src.test", "b@gov.test", mail.message())
+    assert second.wait_mail().rcpts == ["b@gov.test"]
+    node.submit("a@other.test", "b@gov.test", mail.message())
+    assert first.wait_mail().sender == "a@other.test"
+
+
+def test_rule_makes_tls_stricter_than_its_route(world):
+    """tls: of a rule holds on the route and on the fallback: never in clear."""
+    clear = world.mx("dest.test")
+    hop, node = two_routes(world, rule={"tls": "require"})
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    done = node.log.wait(event="attempt", msg=ident, outcome="deferred")
+    assert done["phase"] == "starttls"
+    assert not clear.mails and not hop.mails
+    until(lambda: node.queue(), what="the recipient in the queue")
