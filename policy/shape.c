@@ -51,12 +51,15 @@ shape_take(struct shape *s, struct shape_rate rate, msec_t now)
     s->used_until_us += each_us;
 }
 
-void
+bool
 shape_slow(struct shape *s, msec_t now)
 {
+    if (s->slowed > 0 && now - s->slowed_at < SHAPE_SLOW_ONCE_MS)
+        return false;
     if (s->slowed < SHAPE_SLOWED_MAX)
         s->slowed++;
     s->slowed_at = now;
+    return true;
 }
 
 bool

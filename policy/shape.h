@@ -25,6 +25,8 @@ struct shape {
 
 #define SHAPE_SLOWED_MAX 10            /* at most a 1,024th of the rate */
 #define SHAPE_RECOVER_MS (10 * MINUTE) /* without a new complaint, one halving is taken back */
+#define SHAPE_SLOW_ONCE_MS \
+    (10 * SECOND) /* what is complained of meanwhile was sent at the old rate */
 
 /* When the next message may go (monotonic ms): `now` or later. */
 msec_t shape_next_at(const struct shape *s, struct shape_rate rate, msec_t now);
@@ -32,8 +34,9 @@ msec_t shape_next_at(const struct shape *s, struct shape_rate rate, msec_t now);
 /* Count one message that goes now. */
 void shape_take(struct shape *s, struct shape_rate rate, msec_t now);
 
-/* The site says we are too fast: halve its rate. A site without a rate is slowed from 100/s. */
-void shape_slow(struct shape *s, msec_t now);
+/* The site says we are too fast: halve its rate. A site without a rate is slowed from 100/s. One
+ * burst may bring many complaints: it is halved once in SHAPE_SLOW_ONCE_MS. True when it was. */
+bool shape_slow(struct shape *s, msec_t now);
 
 /* Take back halvings whose time has passed; true when the effective rate changed. */
 bool shape_recover(struct shape *s, msec_t now);

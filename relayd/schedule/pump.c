@@ -206,9 +206,8 @@ schedule_slow(struct schedule *s, const struct rcpt *rcpt)
     struct site *site = rcpt->site;
     struct log_line line;
 
-    if (site == NULL)
+    if (site == NULL || !shape_slow(&site->shape, clock_now(s->clock)))
         return;
-    shape_slow(&site->shape, clock_now(s->clock));
     log_begin(s->env.log, &line, LOG_WARNING, "site_slowed");
     log_cstr(&line, "site", site->name);
     log_cstr(&line, "route", site->route);

@@ -55,7 +55,7 @@ no_limit_never_waits_and_slowing_limits_it(void **state)
     for (int i = 0; i < 1000; i++)
         shape_take(&s, none, 5);
     assert_int_equal(shape_next_at(&s, none, 5), 5);
-    shape_slow(&s, 5);
+    assert_true(shape_slow(&s, 5));
     int n = drain(&s, none, 5, 10 * SECOND);
     assert_in_range(n, 500, 551);
 }
@@ -66,8 +66,8 @@ each_complaint_halves_and_each_quiet_step_recovers(void **state)
     (void)state;
     struct shape s = {0};
     struct shape_rate rate = {100, SECOND};
-    shape_slow(&s, 0);
-    shape_slow(&s, 0);
+    assert_true(shape_slow(&s, -SHAPE_SLOW_ONCE_MS));
+    assert_true(shape_slow(&s, 0));
     assert_in_range(drain(&s, rate, 0, 10 * SECOND), 250, 276);
     assert_false(shape_recover(&s, SHAPE_RECOVER_MS - 1));
     assert_true(shape_recover(&s, SHAPE_RECOVER_MS));
@@ -75,8 +75,21 @@ each_complaint_halves_and_each_quiet_step_recovers(void **state)
     assert_true(shape_recover(&s, 2 * SHAPE_RECOVER_MS));
     assert_int_equal(s.slowed, 0);
     for (int i = 0; i < 100; i++)
-        shape_slow(&s, 0);
+        assert_true(shape_slow(&s, i * SHAPE_SLOW_ONCE_MS));
     assert_int_equal(s.slowed, SHAPE_SLOWED_MAX);
+}
+
+static void
+the_complaints_of_one_burst_are_one(void **state)
+{
+    (void)state;
+    struct shape s = {0};
+    assert_true(shape_slow(&s, 1000));
+    for (int i = 0; i < 100; i++)
+        assert_false(shape_slow(&s, 1000 + i));
+    assert_int_equal(s.slowed, 1);
+    assert_true(shape_slow(&s, 1000 + SHAPE_SLOW_ONCE_MS));
+    assert_int_equal(s.slowed, 2);
 }
 
 int
@@ -86,6 +99,7 @@ main(int argc, char **argv)
         cmocka_unit_test(the_long_run_rate_is_the_configured_one),
         cmocka_unit_test(no_limit_never_waits_and_slowing_limits_it),
         cmocka_unit_test(each_complaint_halves_and_each_quiet_step_recovers),
+        cmocka_unit_test(the_complaints_of_one_burst_are_one),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
