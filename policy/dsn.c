@@ -248,11 +248,11 @@ static void
 diagnostic_field(struct build *b, const char *name, const struct dsn_refusal *refusal)
 {
     CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
-    if (refusal->code != 0)
-        strbuf_printf(&text, "%d ", refusal->code);
-    strbuf_add_span(&text, span_first(refusal->text, DSN_REPLY_MAX));
-    typed_field(b, name, refusal->code != 0 ? "smtp" : "X-relayd", strbuf_span(&text),
-                DSN_REPLY_MAX + 4);
+    if (refusal->code == 0 && refusal->text.n == 0)
+        return;
+    strbuf_add_str(&text, refusal->code != 0 ? "smtp; " : "X-relayd; ");
+    dsn_refusal_words(refusal, b->charset, &text);
+    dsn_field(name, strbuf_span(&text), b->out);
 }
 
 /* What the other routes said: "X-Relayd-Refusal: us; mx.example; 550 ...". */
@@ -264,9 +264,7 @@ other_refusal(struct build *b, const struct dsn_refusal *refusal)
     strbuf_add_str(&text, "; ");
     dsn_clean(refusal->mta, DSN_NAME_MAX, b->charset, &text);
     strbuf_add_str(&text, "; ");
-    if (refusal->code != 0)
-        strbuf_printf(&text, "%d ", refusal->code);
-    dsn_clean(refusal->text, DSN_REPLY_MAX, b->charset, &text);
+    dsn_refusal_words(refusal, b->charset, &text);
     dsn_field("X-Relayd-Refusal", strbuf_span(&text), b->out);
 }
 

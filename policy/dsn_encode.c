@@ -167,3 +167,17 @@ dsn_encoded_words(struct span text, struct strbuf *out)
             strbuf_add_str(out, "\r\n ");
     }
 }
+
+void
+dsn_refusal_words(const struct dsn_refusal *refusal, enum dsn_charset charset, struct strbuf *out)
+{
+    char enh[16];
+    struct enh said;
+    size_t len;
+    if (refusal->code != 0)
+        strbuf_printf(out, "%d ", refusal->code);
+    /* Who took the reply apart may have left the enhanced code in its text. */
+    if (refusal->code != 0 && refusal->enh.klass != 0 && !enh_parse(refusal->text, &said, &len))
+        strbuf_printf(out, "%s ", enh_format(refusal->enh, enh));
+    dsn_clean(refusal->text, DSN_REPLY_MAX, charset, out);
+}

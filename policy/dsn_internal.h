@@ -33,6 +33,10 @@ void dsn_encoded_words(struct span text, struct strbuf *out);
 
 bool dsn_is_ascii(struct span text);
 
+/* Append a refusal as it was said, "550 5.1.1 no such user", cleaned; our own words as they are. */
+void
+dsn_refusal_words(const struct dsn_refusal *refusal, enum dsn_charset charset, struct strbuf *out);
+
 /* -- dsn_text.c -------------------------------------------------------------------------------- */
 
 /* The subject in the first language, UTF-8. */

@@ -133,8 +133,7 @@ static void
 refusal_text(struct writer *w, const struct dsn_refusal *refusal)
 {
     CLEANUP(strbuf_release)
-    struct strbuf at = STRBUF_INIT,
-                  route = STRBUF_INIT, mta = STRBUF_INIT, ip = STRBUF_INIT, text = STRBUF_INIT;
+    struct strbuf at = STRBUF_INIT, route = STRBUF_INIT, mta = STRBUF_INIT, ip = STRBUF_INIT;
     header_date_format(refusal->at, &at);
     if (refusal->ip.n > 0) {
         strbuf_add_str(&ip, " [");
@@ -150,12 +149,10 @@ refusal_text(struct writer *w, const struct dsn_refusal *refusal)
     line(w, "    ", refusal->mta.n > 0 ? w->words->route_host : w->words->route, facts,
          N_ELEMENTS(facts));
     strbuf_add_str(w->out, "        ");
-    if (refusal->code != 0)
-        strbuf_printf(w->out, "%d ", refusal->code);
-    if (refusal->text.n > 0)
-        strbuf_add_span(w->out, clean(&text, refusal->text, DSN_REPLY_MAX));
-    else if (refusal->code == 0)
+    if (refusal->code == 0 && refusal->text.n == 0)
         strbuf_add_str(w->out, w->words->no_reason);
+    else
+        dsn_refusal_words(refusal, DSN_UTF8, w->out);
     strbuf_add_str(w->out, "\r\n");
 }
 

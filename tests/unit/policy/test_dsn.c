@@ -173,6 +173,28 @@ a_failure_is_reported_in_full(void **state)
     assert_null(strstr(facts, "header Content-Transfer-Encoding"));
 }
 
+/* The reply parser takes the enhanced code out of the text: the report shows the reply whole. */
+static void
+the_reply_is_quoted_with_its_enhanced_code(void **state)
+{
+    (void)state;
+    struct dsn_refusal refusals[2] = {plain_refusal, plain_refusal};
+    struct dsn_rcpt rcpt = plain_rcpt;
+    refusals[0].code = 450;
+    refusals[0].enh = (struct enh){4, 2, 1};
+    refusals[0].text = SPAN("mailbox busy");
+    refusals[1].code = 554;
+    refusals[1].enh = (struct enh){0, 0, 0};
+    refusals[1].text = SPAN("go away");
+    rcpt.refusals = refusals;
+    rcpt.n_refusals = 2;
+    struct dsn_report report = report_of(&plain_original, &rcpt, 1);
+    CLEANUP(freep) char *facts = build_and_read(&report);
+    ASSERT_LINES(facts, "rcpt 0 Diagnostic-Code: smtp; 450 4.2.1 mailbox busy",
+                 "rcpt 0 X-Relayd-Refusal: direct; mx1.example.net; 554 go away",
+                 "text         450 4.2.1 mailbox busy", "text         554 go away");
+}
+
 static void
 a_delay_names_the_time_until_which_it_is_tried(void **state)
 {
@@ -561,6 +583,7 @@ main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failure_is_reported_in_full),
+        cmocka_unit_test(the_reply_is_quoted_with_its_enhanced_code),
         cmocka_unit_test(a_delay_names_the_time_until_which_it_is_tried),
         cmocka_unit_test(success_tells_delivered_from_relayed),
         cmocka_unit_test(the_class_of_a_status_fits_the_action),
