@@ -14,12 +14,23 @@
 bool
 api_id(struct control_call *call, uint64_t *ret)
 {
-    struct span text = control_segment(call);
-    if (queue_id_parse(text, ret))
-        return true;
-    control_error(call, ERR_INVAL, "%.*s is not a message id: expected NODE.XXXXXXXXXXXXX",
-                  SPAN_ARG(span_first(text, 80)));
-    return false;
+    return api_id_parse(call, control_segment(call), ret);
+}
+
+bool
+api_id_parse(struct control_call *call, struct span text, uint64_t *ret)
+{
+    if (!queue_id_parse(text, ret)) {
+        control_error(call, ERR_INVAL, "%.*s is not a message id: expected NODE.XXXXXXXXXXXXX",
+                      SPAN_ARG(span_first(text, 80)));
+        return false;
+    }
+    /* No message has it, and to filters it means all of them. */
+    if (*ret == 0) {
+        control_error(call, ERR_NOT_FOUND, "no message with this id");
+        return false;
+    }
+    return true;
 }
 
 void
@@ -131,6 +142,22 @@ add_site(void *arg, const struct site_info *info)
 }
 
 static void
+add_suspended(struct daemon *d, cJSON *json)
+{
+    cJSON *list = cJSON_AddArrayToObject(json, "suspended");
+    size_t n = 0;
+    for (const struct pause *p = schedule_pauses(d->schedule); p != NULL && n < 20; p = p->next) {
+        cJSON *row = cJSON_CreateObject();
+        cJSON_AddStringToObject(row, "target", p->name);
+        cJSON_AddStringToObject(row, "kind", pause_kind_name(p->kind));
+        api_add_time(row, "until", p->until_at);
+        api_add_span(row, "reason", span_str(p->reason));
+        cJSON_AddItemToArray(list, row);
+        n++;
+    }
+}
+
+static void
 add_alerts(struct daemon *d, cJSON *json)
 {
     struct log_alert_entry alerts[LOG_ALERTS_KEPT];
@@ -196,6 +223,7 @@ status_json(struct api *api)
     cJSON_AddItemToObject(json, "routes", api_routes(d));
     struct trouble trouble = {.list = cJSON_AddArrayToObject(json, "sites")};
     schedule_sites(d->schedule, add_site, &trouble);
+    add_suspended(d, json);
     cJSON_AddNumberToObject(json, "learned", 0);
     add_alerts(d, json);
     add_certificate(d, json);

@@ -35,6 +35,8 @@ extern const size_t api_n_queue_routes, api_n_verb_routes, api_n_route_routes, a
 
 /* Read {id} of the path; false: the call has been answered. */
 bool api_id(struct control_call *call, uint64_t *ret);
+/* The same for any text. */
+bool api_id_parse(struct control_call *call, struct span text, uint64_t *ret);
 void api_add_id(cJSON *object, const char *name, const struct daemon *d, uint64_t id);
 void api_add_enh(cJSON *object, const char *name, struct enh e);
 

@@ -94,10 +94,8 @@ api_filter_parse(struct api *api, struct control_call *call, bool from_body, str
     struct err err;
 
     *ret = (struct api_filter){0};
-    if (id.p != NULL && !queue_id_parse(id, &ret->filter.id)) {
-        control_error(call, ERR_INVAL, "id: expected NODE.XXXXXXXXXXXXX");
+    if (id.p != NULL && !api_id_parse(call, id, &ret->filter.id))
         return false;
-    }
     if (domain.p != NULL) {
         if (domain_normalise(domain, ret->domain, &err) != ERR_OK) {
             control_error(call, ERR_INVAL, "domain: %s", err.text);
