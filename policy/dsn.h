@@ -71,7 +71,7 @@ struct dsn_original {
     struct span envid;  /* ENVID as given in MAIL (xtext), or empty */
     struct span id;     /* queue id as shown to people */
     struct span client; /* who handed it to us, for Received-From-MTA; "name [ip]", or empty */
-    bool ret_full;      /* RET=FULL; else HDRS, also when none was given */
+    bool ret_full;      /* the whole original is wanted back with a failure */
     bool has_8bit;      /* the original holds octets above 127 */
     msec_t arrived_at;
     struct span head;    /* its header block without the empty line, all fields in order */

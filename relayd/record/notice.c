@@ -239,6 +239,16 @@ to_postmaster(struct batch *b, struct span bytes)
               "%s: a notice cannot be delivered and goes to %s", b->msg->id_text, postmaster);
 }
 
+/* Whatever MAIL said of the body: clients send 8-bit content without BODY=8BITMIME too. */
+static bool
+has_8bit(struct span bytes)
+{
+    for (size_t i = 0; i < bytes.n; i++)
+        if ((unsigned char)bytes.p[i] >= 0x80)
+            return true;
+    return false;
+}
+
 static void
 build(struct batch *b, struct span bytes)
 {
@@ -255,8 +265,10 @@ build(struct batch *b, struct span bytes)
             .envid = q->envid,
             .id = span_str(b->msg->id_text),
             .client = q->client,
-            .ret_full = span_ieq(q->ret, SPAN("FULL")) && bytes.n >= q->body_bytes,
-            .has_8bit = q->flags & QUEUE_MSG_8BIT,
+            /* Without RET the choice is ours (RFC 3461 section 4.3): people want their text back.
+             */
+            .ret_full = !span_ieq(q->ret, SPAN("HDRS")) && bytes.n >= q->body_bytes,
+            .has_8bit = has_8bit(bytes),
             .arrived_at = q->arrived_at,
             .head = strbuf_span(&head),
             .body = span_from(bytes, body_at),

@@ -40,9 +40,10 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
     if (o->kind == OUTCOME_DEFERRED)
         v.action = REPLY_ACTION_RETRY;
     if (o->origin == ORIGIN_PEER) {
+        /* Without a code the words are ours: the rules know receivers' words. */
         const struct classify_reply reply = {.code = o->code,
                                              .enh = o->enh,
-                                             .text = span_str(o->text),
+                                             .text = o->code == 0 ? SPAN_NONE : span_str(o->text),
                                              .stage = reply_stage_of_phase(o->phase),
                                              .mx = span_str(host)};
         const struct classify_verdict c = classify_reply(settings->rules, &reply);
