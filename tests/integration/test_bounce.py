@@ -23,7 +23,7 @@ def test_550_comes_back_as_a_complete_report(world):
     destination.access("rcpt", "550 5.1.1 No such user here")
     node = world.node()
     message = mail.message(ident="lost1", body="private body\r\n")
-    report = bounce(world, node, message=message)
+    report = bounce(world, node, message=message, params="RET=FULL")
 
     head = report.message
     assert head["Auto-Submitted"] in ("auto-replied", "auto-generated")
@@ -39,7 +39,7 @@ def test_550_comes_back_as_a_complete_report(world):
     assert fields["Remote-MTA"] == "dns; mx.dest.test"
     assert re.match(r"smtp; 550 5\.1\.1 .*No such user here", fields["Diagnostic-Code"])
     assert fields["Last-Attempt-Date"]
-    assert report.returned_type == "message/rfc822", "the default is the full message"
+    assert report.returned_type == "message/rfc822"
     assert b"lost1" in report.returned and b"private body" in report.returned
 
 
