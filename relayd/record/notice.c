@@ -38,12 +38,13 @@ address_notice(struct notice *n, struct span to)
 }
 
 static struct notice *
-notice_new(struct batch *b)
+notice_new(struct batch *b, const char *about)
 {
     struct record *r = b->record;
     assert(b->n_notices < NOTICES_MAX);
     struct notice *n = &b->notices[b->n_notices++];
     n->id = queue_id_new(r->env.queue, clock_wall(loop_clock(r->env.loop)));
+    n->about = about;
     n->text = STRBUF_INIT;
     n->flags = QUEUE_MSG_NOTICE;
     return n;
@@ -132,6 +133,8 @@ collect_rcpts(const struct batch *b, enum dsn_kind kind, struct report_rcpts *re
 static void
 build_report(struct batch *b, enum dsn_kind kind, const struct dsn_original *original)
 {
+    static const char *const abouts[] = {
+        [DSN_FAILED] = "failed", [DSN_DELAYED] = "delayed", [DSN_SUCCESS] = "relayed"};
     const struct config *config = b->settings->config;
     struct report_rcpts *rcpts = xmalloc(sizeof(*rcpts));
     enum dsn_language languages[DSN_LANGUAGES_MAX];
@@ -146,7 +149,7 @@ build_report(struct batch *b, enum dsn_kind kind, const struct dsn_original *ori
     }
     for (size_t i = 0; i < config->n_languages && i < DSN_LANGUAGES_MAX; i++)
         languages[n_languages++] = config->languages[i] == CONFIG_LANG_ZH ? DSN_ZH : DSN_EN;
-    struct notice *n = notice_new(b);
+    struct notice *n = notice_new(b, abouts[kind]);
     CLEANUP(freep)
     char *notice_id = xasprintf("%s.%s", config->node.name, queue_id_format(n->id, id));
     const struct dsn_report report = {
@@ -230,7 +233,7 @@ to_postmaster(struct batch *b, struct span bytes)
                 b->items[i].fate = FATE_HELD;
         return;
     }
-    struct notice *n = notice_new(b);
+    struct notice *n = notice_new(b, "forwarded");
     n->flags = b->msg->q.flags & (QUEUE_MSG_8BIT | QUEUE_MSG_SMTPUTF8 | MSG_HEADER_8BIT);
     n->flags |= QUEUE_MSG_NOTICE | MSG_POSTMASTER;
     strbuf_add_span(&n->text, bytes);

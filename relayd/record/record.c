@@ -40,15 +40,18 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
     if (o->kind == OUTCOME_DEFERRED)
         v.action = REPLY_ACTION_RETRY;
     if (o->origin == ORIGIN_PEER) {
-        /* Without a code the words are ours: the rules know receivers' words. */
+        /* Without a code the words are ours, about what the peer offers (SIZE, SMTPUTF8): the rules
+         * know receivers' words. */
+        bool said = o->code != 0;
         const struct classify_reply reply = {.code = o->code,
                                              .enh = o->enh,
-                                             .text = o->code == 0 ? SPAN_NONE : span_str(o->text),
+                                             .text = said ? span_str(o->text) : SPAN_NONE,
                                              .stage = reply_stage_of_phase(o->phase),
                                              .mx = span_str(host)};
         const struct classify_verdict c = classify_reply(settings->rules, &reply);
         v.klass = reply_class_name(c.klass);
-        v.action = c.action;
+        if (said)
+            v.action = c.action;
         v.greylisted = c.klass == REPLY_GREYLISTED;
         v.rate_limited = c.klass == REPLY_RATE_LIMITED;
     } else if (o->origin == ORIGIN_DNS) {
