@@ -31,6 +31,7 @@ struct connection {
     struct settings *settings;
     const struct hop *hop;
     bool was_ready;
+    msec_t opened_at; /* monotonic */
     /* the transaction */
     struct msg *msg; /* NULL: none */
     struct deliver_txn txn;
@@ -305,6 +306,12 @@ static void
 on_failed(void *arg, const struct outcome *outcome)
 {
     struct connection *c = arg;
+    const struct deliver_peer *peer = deliver_peer(c->conn);
+    char text[IP_PORT_TEXT_MAX];
+
+    schedule_link_met(c->link, ip_port_format(&peer->ip, peer->port, text),
+                      peer->host == NULL ? "" : peer->host,
+                      clock_now(loop_clock(c->d->env.loop)) - c->opened_at);
     c->conn = NULL;
     schedule_link_failed(c->link, outcome);
     connection_free(c);
@@ -359,6 +366,7 @@ delivery_open(struct delivery *d, struct site_link *link, const struct schedule_
     c->link = link;
     c->settings = d->env.settings_take(d->env.arg);
     c->hop = target->hop;
+    c->opened_at = clock_now(loop_clock(d->env.loop));
     c->next = d->connections;
     c->prev = &d->connections;
     if (c->next != NULL)

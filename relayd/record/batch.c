@@ -118,6 +118,7 @@ notice_take(struct batch *b, struct notice *n, const struct store_message *m)
     body->n = n->text.n;
     memcpy(body->bytes, n->text.p, n->text.n);
     metric_inc(r->notices);
+    maillog_notice(r, n, &m->msg, msg->id_text, b->msg->id_text);
     r->env.stored(r->env.arg, msg, body, &rcpt, 1);
 }
 

@@ -40,6 +40,7 @@ struct item {
 
 struct notice {
     uint64_t id;
+    const char *about; /* "failed", "delayed", "relayed", or "forwarded" to the postmaster */
     struct strbuf text;
     struct dsn_built built;
     struct header_facts *facts;
@@ -91,4 +92,7 @@ enum maillog_outcome {
 };
 void maillog_attempt(struct record *r, const struct attempt *a, const struct verdict *v,
                      const struct attempts *before, enum maillog_outcome outcome, msec_t due_at);
+/* The `received` line of a notice of ours, as every message has one. */
+void maillog_notice(struct record *r, const struct notice *n, const struct queue_msg *stored,
+                    const char *id_text, const char *original);
 void maillog_metrics(struct record *r);

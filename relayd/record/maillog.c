@@ -87,3 +87,28 @@ maillog_attempt(struct record *r, const struct attempt *a, const struct verdict 
     log_cstr(&line, "text", o->text);
     log_end(&line);
 }
+
+void
+maillog_notice(struct record *r, const struct notice *n, const struct queue_msg *stored,
+               const char *id_text, const char *original)
+{
+    char signed_by[512] = "";
+    size_t used = 0;
+    struct log_line line;
+
+    for (size_t i = 0; i < stored->n_signatures && used < sizeof(signed_by); i++)
+        used += (size_t)snprintf(signed_by + used, sizeof(signed_by) - used, "%s%.*s/%.*s",
+                                 i == 0 ? "" : " ", SPAN_ARG(stored->signatures[i].domain),
+                                 SPAN_ARG(stored->signatures[i].selector));
+    log_begin(r->env.log, &line, LOG_INFO, "received");
+    log_cstr(&line, "msg", id_text);
+    log_cstr(&line, "sender", "");
+    log_uint(&line, "rcpts", 1);
+    log_str(&line, "rcpt", n->rcpt.address);
+    log_uint(&line, "size", stored->body_bytes);
+    log_cstr(&line, "client", "notice");
+    log_cstr(&line, "notice", n->about);
+    log_cstr(&line, "original", original);
+    log_cstr(&line, "signed", signed_by);
+    log_end(&line);
+}

@@ -27,6 +27,12 @@ enum link_state {
 
 #define LINK_RCPTS_MAX 100 /* of one transaction (RFC 5321 section 4.5.3.1.8) */
 
+/* Whose answer the failure of a connection is. */
+struct link_met {
+    msec_t connect_ms;
+    char *peer, *host;
+};
+
 struct site_link {
     struct site *site;
     struct site_link *next, **prev;
@@ -35,6 +41,7 @@ struct site_link {
     char *domain;                             /* whose hosts are being looked up; direct only */
     void *conn;                               /* delivery's */
     struct site_link *idle_next, **idle_prev; /* READY: in the list of those */
+    struct link_met *met;                     /* of a connection that failed; NULL: nobody */
     size_t n_rcpts;
     struct rcpt *rcpts[LINK_RCPTS_MAX];
 };
@@ -137,7 +144,8 @@ void link_ready(struct site_link *link);
 void link_died(struct site_link *link); /* while its message is being read */
 /* No further transaction; one under way is finished first. It may be gone when this returns. */
 void link_quit(struct site_link *link);
-void links_quit(struct site *site); /* all of a site */
+void links_quit(struct site *site);       /* all of a site */
+void link_met_free(struct link_met *met); /* NULL is fine */
 /* It is gone: free it. The caller pumps its site and, with pump_slots(), those that wait for a
  * connection. */
 void link_free(struct site_link *link);

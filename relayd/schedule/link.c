@@ -63,6 +63,16 @@ link_new(struct site *site)
 }
 
 void
+link_met_free(struct link_met *met)
+{
+    if (met == NULL)
+        return;
+    free(met->peer);
+    free(met->host);
+    free(met);
+}
+
+void
 link_free(struct site_link *link)
 {
     struct site *site = link->site;
@@ -77,6 +87,7 @@ link_free(struct site_link *link)
     site->schedule->n_links--;
     facts_cancel(link->facts);
     free(link->domain);
+    link_met_free(link->met);
     free(link);
 }
 

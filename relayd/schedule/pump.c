@@ -7,6 +7,7 @@
 
 #include <assert.h>
 
+#include "policy/base/mem.h"
 #include "relayd/ops/log.h"
 
 #define LINK_LIMIT_MS (10 * MINUTE) /* a refused extra connection: after that we ask for more */
@@ -215,9 +216,10 @@ schedule_slow(struct schedule *s, const struct rcpt *rcpt)
     log_end(&line);
 }
 
-/* The first message that waits has made this attempt. */
+/* The first message that waits has made this attempt. `met` may be NULL. */
 static void
-attempt_group(struct site *site, const struct outcome *outcome, bool down)
+attempt_group(struct site *site, const struct outcome *outcome, const struct link_met *met,
+              bool down)
 {
     struct schedule *s = site->schedule;
     struct rcpt *rcpts[LINK_RCPTS_MAX];
@@ -231,9 +233,10 @@ attempt_group(struct site *site, const struct outcome *outcome, bool down)
                                        .outcome = *outcome,
                                        .route = site->route,
                                        .site = site->name,
-                                       .peer = "",
-                                       .host = "",
+                                       .peer = met == NULL ? "" : met->peer,
+                                       .host = met == NULL ? "" : met->host,
                                        .tls = "",
+                                       .connect_ms = met == NULL ? 0 : met->connect_ms,
                                        .hop = site_hop(site) != NULL};
     }
     if (down)
@@ -254,12 +257,22 @@ links_serving(const struct site *site)
 }
 
 void
+schedule_link_met(struct site_link *link, const char *peer, const char *host, msec_t connect_ms)
+{
+    link_met_free(link->met);
+    link->met = xcalloc(1, sizeof(*link->met));
+    *link->met = (struct link_met){connect_ms, xstrdup(peer), xstrdup(host)};
+}
+
+void
 schedule_link_failed(struct site_link *link, const struct outcome *outcome)
 {
     struct site *site = link->site;
     struct schedule *s = site->schedule;
     bool quit = link->state == LINK_CLOSING;
+    struct link_met *met = link->met;
 
+    link->met = NULL;
     link_free(link);
     size_t n_serving = site->state == SITE_UP ? links_serving(site) : 0;
     if (n_serving > 0 && !quit && outcome->origin != ORIGIN_DNS) {
@@ -268,8 +281,9 @@ schedule_link_failed(struct site_link *link, const struct outcome *outcome)
         site->limit_until = clock_now(s->clock) + LINK_LIMIT_MS;
     } else if (n_serving == 0 && !quit && site->n_open == 0) {
         /* A refusal by every host is an answer to this message; else it is the site's trouble. */
-        attempt_group(site, outcome, outcome->kind != OUTCOME_FAILED);
+        attempt_group(site, outcome, met, outcome->kind != OUTCOME_FAILED);
     } /* else one that still opens decides */
+    link_met_free(met);
     pump_slots(s);
     if (n_serving == 0)
         site_pump(site);

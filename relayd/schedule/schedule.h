@@ -105,6 +105,10 @@ const char *schedule_link_route(const struct site_link *link);
 void schedule_link_ready(struct site_link *link);
 /* Connected by way of `port`: a hop's ladder begins there next time. */
 void schedule_link_port(struct site_link *link, uint16_t port);
+/* Who spoke last on a link that is about to fail, for logs and reports: "192.0.2.1:25" and its
+ * name, and how long it took. Both are copied. */
+void
+schedule_link_met(struct site_link *link, const char *peer, const char *host, msec_t connect_ms);
 /* Never ready, and gone. */
 void schedule_link_failed(struct site_link *link, const struct outcome *outcome);
 /* The transaction is over and its recipients are with record. `trouble` (or NULL): the hop is to be
