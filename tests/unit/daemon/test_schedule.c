@@ -1,0 +1,235 @@
+/* The schedule at work: what comes into hand, waits, goes out, and comes back. See schedule_rig.h.
+ */
+#include "tests/unit/daemon/schedule_rig.h"
+
+#define DIRECT "transport_map: [{default: true, route: direct}]\n"
+#define HOPS                                                                                   \
+    "hops: {us: {address: '198.51.100.250:465', implicit: true, tls: require}, jp: {address: " \
+    "jp.example, tls: require}}\n"
+#define FALLBACK HOPS "transport_map: [{default: true, route: direct, fallback: [us]}]\n"
+#define MANY 100000 /* more connections than any test opens */
+
+#define FINISHED() (rig_stats().recipients == 0 && rig_numbers().in_hand == 0)
+
+/* ---- into hand ---- */
+
+static void
+what_is_accepted_goes_out_at_once(void **state)
+{
+    (void)state;
+    rig_schedule(DIRECT, MANY);
+    rig_settle();
+    rig_accept((const char *const[]){"a@one.test", "b@one.test", "c@two.test", NULL});
+    RIG_WAIT(conns_in(RIG_OPENING) == 2);
+    struct rig_conn *one = conn_to("mx.one.test", RIG_OPENING);
+    assert_non_null(one);
+    assert_string_equal(one->route, "direct");
+    assert_int_equal(one->port, 25);
+    assert_false(one->is_hop);
+    assert_false(one->has_fallback);
+    conn_ready(one);
+    assert_int_equal(one->n_rcpts, 2); /* one transaction for both */
+    assert_true(span_eq(one->rcpts[0]->address, SPAN("a@one.test")));
+    assert_true(span_eq(one->rcpts[1]->address, SPAN("b@one.test")));
+    assert_int_equal(rig_numbers().busy, 1);
+    conn_end(one, &r.end, false);
+    conn_ready(conn_to("mx.two.test", RIG_OPENING));
+    conn_end(conn_to("mx.two.test", RIG_BUSY), &r.end, false);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, 3);
+    assert_int_equal(rig_numbers().recording, 0);
+}
+
+static void
+a_backlog_larger_than_the_hand_drains_in_bounded_memory(void **state)
+{
+    (void)state;
+    const size_t n = SCHEDULE_HAND_MAX + SCHEDULE_HAND_MAX / 4;
+    char address[64];
+    struct queue_batch *batch = begin(&r.f);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(address, sizeof(address), "u%zu@d%zu.test", i, i % 40);
+        add_to(&r.f, batch, (const char *const[]){address, NULL});
+    }
+    commit(batch);
+    r.auto_ready = r.auto_end = true;
+    rig_schedule(DIRECT, MANY);
+    RIG_WAIT(r.n_delivered == n);
+    RIG_WAIT(FINISHED());
+    assert_true(r.most_in_hand <= SCHEDULE_HAND_MAX);
+    assert_int_equal(r.n_delivered, n);
+    rig_pass(2 * SECOND, SECOND);
+    assert_false(rig_numbers().fresh_backlog);
+}
+
+static void
+what_does_not_fit_in_hand_is_found_in_the_queue(void **state)
+{
+    (void)state;
+    const size_t n = SCHEDULE_HAND_MAX + 500;
+    char addresses[60][32];
+    const char *list[61] = {NULL};
+    rig_schedule(DIRECT, 1);
+    rig_settle();
+    for (size_t i = 0; i < 60; i++) {
+        snprintf(addresses[i], sizeof(addresses[i]), "u%zu@d%zu.test", i, i);
+        list[i] = addresses[i];
+    }
+    /* One connection that never gets ready: nothing leaves. */
+    for (size_t i = 0; i < n; i += 60)
+        rig_accept(list);
+    RIG_WAIT(rig_stats().recipients >= n);
+    rig_settle();
+    assert_true(rig_numbers().in_hand <= SCHEDULE_HAND_MAX + 60);
+    assert_true(rig_numbers().fresh_backlog);
+    r.auto_ready = r.auto_end = true;
+    conn_ready(r.conns[0]);
+    for (int i = 0; i < 200 && !FINISHED(); i++)
+        rig_pass(SCHEDULE_OVERFLOW_MS, SCHEDULE_OVERFLOW_MS);
+    assert_true(FINISHED());
+    assert_true(r.n_delivered >= n);
+    assert_int_equal(r.most_open, 1);
+}
+
+static void
+a_page_passes_over_what_is_in_hand(void **state)
+{
+    (void)state;
+    rig_fill(3, "a@one.test");
+    rig_schedule(DIRECT, MANY);
+    RIG_WAIT(rig_numbers().ready == 3);
+    schedule_rescan(r.schedule);
+    rig_settle();
+    assert_int_equal(rig_numbers().in_hand, 3);
+    assert_int_equal(rig_numbers().ready, 3);
+    r.auto_ready = r.auto_end = true;
+    for (size_t i = 0; i < r.n_conns; i++)
+        conn_ready(r.conns[i]);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, 3);
+}
+
+static void
+what_comes_behind_the_cursor_of_a_pass_is_found_by_the_next(void **state)
+{
+    (void)state;
+    /* An id that is older than all that wait, but stored last. */
+    uint64_t early = queue_id_new(r.f.queue, T0);
+    rig_fill(2 * SCHEDULE_PAGE_ROWS, "a@one.test");
+    rig_schedule(DIRECT, MANY);
+    RIG_WAIT(rig_numbers().in_hand >= SCHEDULE_PAGE_ROWS);
+    struct rig_mail *m = xcalloc(1, sizeof(*m));
+    m->body = SPAN("x\r\n");
+    m->op.add.msg = message(&r.f, m->body.n);
+    m->op.add.msg.id = early;
+    m->rcpts[0] = recipient(0, "late@two.test");
+    m->op.kind = STORE_ADD;
+    m->op.done = rig_mail_done;
+    m->n = 0; /* schedule_take() with nobody: as if there had been no room */
+    m->op.add.rcpts = m->rcpts;
+    m->op.add.n_rcpts = 1;
+    m->op.add.body = &m->body;
+    m->op.add.n_body = 1;
+    store_submit(r.store, &m->op);
+    rig_settle();
+    schedule_rescan(r.schedule);
+    r.auto_ready = r.auto_end = true;
+    for (size_t i = 0; i < r.n_conns; i++)
+        if (r.conns[i]->state == RIG_OPENING)
+            conn_ready(r.conns[i]);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, 2 * SCHEDULE_PAGE_ROWS + 1);
+}
+
+static void
+a_deferred_one_comes_back_at_its_moment(void **state)
+{
+    (void)state;
+    struct outcome later;
+    outcome_set(&later, OUTCOME_DEFERRED, ORIGIN_PEER, "rcpt", "4.2.1", "later");
+    rig_schedule(DIRECT, MANY);
+    rig_settle();
+    rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    conn_ready(r.conns[0]);
+    conn_end(r.conns[0], &later, false);
+    rig_settle();
+    assert_int_equal(rig_numbers().in_hand, 0);
+    assert_int_equal(rig_stats().scheduled, 1);
+    rig_pass(5 * MINUTE - SECOND, MINUTE);
+    assert_int_equal(r.n_sends, 1);
+    rig_pass(2 * SECOND, SECOND);
+    assert_int_equal(r.n_sends, 2);
+    assert_int_equal(r.n_conns, 1); /* the connection was still there */
+    conn_end(r.conns[0], &r.end, false);
+    RIG_WAIT(FINISHED());
+}
+
+static void
+a_restart_goes_on_where_the_queue_stands(void **state)
+{
+    (void)state;
+    struct outcome later;
+    outcome_set(&later, OUTCOME_DEFERRED, ORIGIN_PEER, "rcpt", "4.2.1", "later");
+    r.auto_ready = r.auto_end = true;
+    r.end = later;
+    rig_fill(20, "a@one.test");
+    rig_schedule(DIRECT, MANY);
+    RIG_WAIT(r.n_deferred == 20);
+    rig_settle();
+    rig_stop();
+    config_free(r.config);
+    outcome_set(&r.end, OUTCOME_DELIVERED, ORIGIN_PEER, "body-end", "2.0.0", "ok");
+    rig_schedule(DIRECT, MANY);
+    rig_settle();
+    assert_int_equal(r.n_delivered, 0);
+    rig_pass(5 * MINUTE, MINUTE);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, 20);
+}
+
+static void
+a_lane_pauses_when_enough_of_it_is_in_hand(void **state)
+{
+    (void)state;
+    struct queue_batch *batch = begin(&r.f);
+    for (int i = 0; i < 3 * LANE_HAND_MAX / 2; i++)
+        add_to(&r.f, batch, (const char *const[]){"a@slow.test", NULL});
+    commit(batch);
+    /* All of them deferred before. */
+    struct queue_key after = {0};
+    static struct queue_touched touched[4000];
+    size_t n;
+    bool more;
+    const struct queue_filter all = {0};
+    const struct queue_change defer = {.verb = QUEUE_DEFER, .due_at = T0};
+    batch = begin(&r.f);
+    OK(queue_apply_filter(batch, &all, &defer, &after, 4000, touched, &n, &more, err));
+    commit(batch);
+    rig_schedule(DIRECT, MANY);
+    RIG_WAIT(rig_numbers().in_hand >= LANE_HAND_MAX);
+    rig_settle();
+    assert_int_equal(rig_numbers().in_hand, LANE_HAND_MAX);
+    r.auto_ready = r.auto_end = true;
+    for (size_t i = 0; i < r.n_conns; i++)
+        conn_ready(r.conns[i]);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, 3 * LANE_HAND_MAX / 2);
+}
+
+int
+main(int argc, char **argv)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
+    const struct CMUnitTest tests[] = {
+        T(what_is_accepted_goes_out_at_once),
+        T(a_backlog_larger_than_the_hand_drains_in_bounded_memory),
+        T(what_does_not_fit_in_hand_is_found_in_the_queue),
+        T(a_page_passes_over_what_is_in_hand),
+        T(what_comes_behind_the_cursor_of_a_pass_is_found_by_the_next),
+        T(a_deferred_one_comes_back_at_its_moment),
+        T(a_restart_goes_on_where_the_queue_stands),
+        T(a_lane_pauses_when_enough_of_it_is_in_hand),
+    };
+    RUN_TESTS(tests);
+}
