@@ -62,9 +62,9 @@ normalise(struct span text, bool head, struct strbuf *out)
 static struct span
 boundary_of(struct span head)
 {
-    size_t at = span_find(head, SPAN("boundary=\""));
+    size_t at = span_find(head, SPAN("\r\n\tboundary=\""));
     CHECK(at != SIZE_MAX);
-    struct span rest = span_from(head, at + strlen("boundary=\""));
+    struct span rest = span_from(head, at + strlen("\r\n\tboundary=\""));
     return span_cut(&rest, '"');
 }
 
