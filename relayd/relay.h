@@ -70,7 +70,8 @@ struct rcpt {
     msec_t due_at;
     char *attempts; /* encoded (record/attempts.h), malloc'd; NULL: none */
     size_t attempts_bytes;
-    msec_t begun_at; /* wall: when the attempt under way began; 0 before the first one */
+    bool attempts_new; /* they say more than what the queue holds */
+    msec_t begun_at;   /* wall: when the attempt under way began; 0 before the first one */
     /* schedule's own */
     struct schedule *schedule;
     enum rcpt_stage stage;
@@ -78,6 +79,7 @@ struct rcpt {
     uint64_t refused; /* of them: those that refused it, and were not just out of reach */
     struct site *site;
     struct rcpt *ready_next, **ready_prev;
+    msec_t ready_at; /* monotonic: since when it waits there */
     struct facts_query *facts;
     struct lane *from_lane; /* whose page brought it; NULL: fresh or just accepted */
     uint64_t gone_txn;

@@ -254,6 +254,7 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
         old = rcpt->attempts;
         rcpt->attempts_bytes = bytes.n;
         rcpt->attempts = strbuf_take(&bytes);
+        rcpt->attempts_new = true;
         if (r->env.reroute(r->env.arg, rcpt, !o->path)) {
             maillog_attempt(r, attempt, &v, &before, MAILLOG_REROUTED, 0);
             return false;

@@ -56,6 +56,8 @@ struct site {
     enum site_state state;
     struct rcpt *ready, **ready_tail;
     size_t n_ready;
+    uint64_t *lanes; /* of those that found it full and were passed over */
+    size_t n_lanes, lanes_cap;
     struct site_link *links;
     size_t n_links, n_open, n_busy; /* all; resolving or opening; with a transaction */
     size_t link_limit;              /* learned from refused extra connections; 0: none */
@@ -121,6 +123,7 @@ void pages_fresh(struct schedule *s); /* something was left in the fresh table *
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
                       enum config_tls tls);
+/* Bring it here, or back to the queue when the site is full: it may be gone when this returns. */
 void site_add(struct site *site, struct rcpt *rcpt);
 void site_remove(struct site *site, struct rcpt *rcpt); /* from the ready list */
 enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };

@@ -74,7 +74,7 @@ lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at)
         lane = xcalloc(1, sizeof(*lane));
         lane->hash = hash;
         lane->lanes = lanes;
-        lane->due_at = lane->noted_at = INT64_MAX;
+        lane->due_at = lane->noted_at = lane->again_at = INT64_MAX;
         map_put(&lanes->map, span_of(&lane->hash, sizeof(lane->hash)), lane);
     }
     if (lane->reading) {
@@ -89,6 +89,20 @@ lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at)
     lane->due_at = due_at;
     if (!lane->is_due && !lane->paused)
         lane_arm(lane);
+}
+
+void
+lanes_again(struct lanes *lanes, uint64_t hash)
+{
+    struct lane *lane = map_get(&lanes->map, span_of(&hash, sizeof(hash)));
+    msec_t now = clock_wall(lanes->clock);
+
+    if (lane == NULL)
+        return;
+    if (lane->reading || lane->due_at == 0)
+        lane->again_at = now; /* when the pass under way is over */
+    else
+        lanes_note(lanes, hash, now);
 }
 
 void
@@ -108,6 +122,12 @@ lanes_wake(struct lanes *lanes)
         if (!lane->is_due && !lane->paused)
             lane_arm(lane);
     }
+}
+
+static msec_t
+earlier(msec_t a, msec_t b)
+{
+    return a < b ? a : b;
 }
 
 struct lane *
@@ -131,6 +151,10 @@ lanes_read(struct lane *lane, bool more, msec_t next_due_at)
 {
     assert(lane->reading);
     lane->reading = false;
+    if (more && lane->n_passed >= LANE_PASS_MAX) {
+        more = false; /* what is behind them waits as well: a pass costs what it reads */
+        next_due_at = lane->again_at;
+    }
     if (more) {
         lane->due_at = 0;
         if (lane->noted_at <= lane->after.due_at)
@@ -141,7 +165,9 @@ lanes_read(struct lane *lane, bool more, msec_t next_due_at)
         return;
     }
     lane->after = (struct queue_due_key){0};
-    lane->due_at = lane->noted_at < next_due_at ? lane->noted_at : next_due_at;
+    lane->due_at = earlier(earlier(lane->noted_at, next_due_at), lane->again_at);
+    lane->again_at = INT64_MAX;
+    lane->n_passed = 0;
     if (lane->due_at != INT64_MAX)
         lane_arm(lane);
     else if (lane->n_hand == 0)
@@ -164,6 +190,21 @@ lane_drop(struct lane *lane)
         lane_arm(lane);
     } else if (lane->n_hand == 0 && lane->due_at == INT64_MAX && !lane->reading) {
         lane_free(lane);
+    }
+}
+
+void
+lane_pass(struct lane *lane, msec_t again_at)
+{
+    bool between_passes = !lane->reading && lane->due_at > 0;
+
+    if (between_passes && again_at < lane->due_at) {
+        lane->due_at = again_at;
+        if (!lane->is_due)
+            lane_arm(lane);
+    } else if (!between_passes) {
+        lane->again_at = earlier(lane->again_at, again_at);
+        lane->n_passed++;
     }
 }
 

@@ -17,6 +17,8 @@
     1000 /* of a lane's recipients in hand: a slow domain does not fill memory \
           */
 
+#define LANE_PASS_MAX 1000 /* recipients passed over in a row before the lane sleeps */
+
 struct lanes;
 
 struct lane {
@@ -29,6 +31,8 @@ struct lane {
     struct queue_due_key after; /* where the next page goes on; all zero: at the beginning */
     struct lane *due_next;
     bool is_due;     /* in the line */
+    msec_t again_at; /* wall: when those passed over are looked at again; INT64_MAX none */
+    unsigned n_passed;
     bool paused;     /* more is due, but enough of it is in hand */
     unsigned n_hand; /* recipients in hand that its pages brought */
 };
@@ -47,6 +51,8 @@ void lanes_release(struct lanes *lanes);
 
 /* A recipient of this lane is due at `due_at`. */
 void lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at);
+/* Those of this lane that were passed over are looked at again now, if there is the lane. */
+void lanes_again(struct lanes *lanes, uint64_t hash);
 /* Look into every lane now: a hold or suspension has ended. */
 void lanes_wake(struct lanes *lanes);
 /* The next due lane, taken off the line and marked as being read; NULL when none is due. */
@@ -60,4 +66,7 @@ void lanes_read(struct lane *lane, bool more, msec_t next_due_at);
 /* A recipient that a page of this lane brought is in hand; it has left. */
 void lane_hold(struct lane *lane);
 void lane_drop(struct lane *lane);
+/* It goes back as it is, because its site is full: once this pass is over, the lane is read from
+ * its beginning at `again_at`. lane_drop() follows. */
+void lane_pass(struct lane *lane, msec_t again_at);
 size_t lanes_count(const struct lanes *lanes);

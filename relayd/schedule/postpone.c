@@ -65,11 +65,14 @@ postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at)
     rcpt->stage = STAGE_RECORDING;
     s->n_recording++;
     p->rcpts[p->n] = rcpt;
-    p->changes[p->n++] = (struct queue_change){.id = rcpt->key.id,
-                                               .no = (uint32_t)rcpt->key.no,
-                                               .revision = rcpt->revision,
-                                               .verb = QUEUE_DEFER,
-                                               .due_at = due_at};
+    p->changes[p->n++] =
+        (struct queue_change){.id = rcpt->key.id,
+                              .no = (uint32_t)rcpt->key.no,
+                              .revision = rcpt->revision,
+                              .verb = QUEUE_DEFER,
+                              .due_at = due_at,
+                              .attempts_set = rcpt->attempts_new,
+                              .attempts = span_of(rcpt->attempts, rcpt->attempts_bytes)};
     if (p->n == POSTPONE_MAX)
         postponed_flush(&s->flush);
 }

@@ -20,11 +20,15 @@
 
 #define SCHEDULE_HAND_MAX 20000 /* recipients in hand; below half of it more are read */
 #define SCHEDULE_PAGE_ROWS 500
-#define SITE_READY_MAX 2000 /* waiting at one site; more go to the queue's schedule */
+#define SITE_READY_MAX 2000 /* waiting at one site; more stay in the queue */
+/* A site whose first one waits for so long is slow. If half the hand is taken, it has a share of
+ * what is left of that half, so that slow sites together never fill it and others always get in. */
+#define SITE_SLOW_MS (3 * SECOND)
+#define SITE_READY_SHARE 4 /* a quarter of it */
+#define SITE_READY_MIN 100 /* but a transaction's worth at least */
 #define SITE_PROBE_HOP_MS (1 * MINUTE)
 #define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
-#define SCHEDULE_OVERFLOW_MS \
-    (30 * SECOND) /* when a recipient that found its site full comes back */
+#define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* those that found a site full are looked at again */
 
 struct schedule;
 struct site_link; /* one connection of a site, as schedule sees it */
