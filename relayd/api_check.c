@@ -14,7 +14,7 @@
 #include "policy/config_node.h"
 #include "policy/route.h"
 #include "relayd/api_internal.h"
-#include "relayd/schedule/hand.h"
+#include "relayd/message.h"
 
 #define PAGE_ROWS 500
 #define CHECK_MS 800      /* of looking at the queue */

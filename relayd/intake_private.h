@@ -6,8 +6,8 @@
 #include "policy/base/mem.h"
 #include "policy/header.h"
 #include "relayd/intake.h"
+#include "relayd/message.h"
 #include "relayd/net/loop.h"
-#include "relayd/schedule/hand.h"
 #include "relayd/sign.h"
 #include "relayd/store/store.h"
 

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
+#include "relayd/message.h"
 #include "relayd/ops/log.h"
 #include "relayd/record/internal.h"
-#include "relayd/schedule/hand.h"
 
 struct batch *
 batch_new(struct record *r, struct msg *msg, size_t n_items)

@@ -12,9 +12,9 @@
 
 #include "policy/base/mem.h"
 #include "policy/header.h"
+#include "relayd/message.h"
 #include "relayd/ops/log.h"
 #include "relayd/record/internal.h"
-#include "relayd/schedule/hand.h"
 
 #define ORIGINAL_BYTES_MAX QUEUE_PAGE_BYTES /* of the original that is looked at */
 

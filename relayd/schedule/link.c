@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
+#include "relayd/message.h"
 #include "relayd/ops/log.h"
 
 /* ---- links ---- */

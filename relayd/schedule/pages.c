@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
+#include "relayd/message.h"
 #include "relayd/ops/log.h"
 
 #define LANE_READS_MAX 2
