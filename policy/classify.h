@@ -121,6 +121,7 @@ bool classify_rules_parse(struct classify_rules *rules, struct span yaml, const 
 /* The text of etc/replies.yaml as compiled in. */
 struct span classify_builtin_text(void);
 
+/* How many rules were read so far. */
 size_t classify_rules_count(const struct classify_rules *rules);
 
 /* -- use -------------------------------------------------------------------------------------- */

@@ -20,7 +20,7 @@
 #include "policy/base/mem.h"
 #include "queue/queue_impl.h"
 
-#define ROOM_PERCENT 90              /* of the quota: the rest is for outcomes and notices */
+#define ROOM_PERCENT 90    /* of the quota: the rest is for outcomes and notices */
 #define FILE_SPARE_SHARE 8 /* of what is used, left free in the file for outcomes */
 #define FILE_SPARE_BYTES (1u << 20)
 #define DISK_SHORT_BYTES (16u << 20) /* below it a short write is the disk's, not a fault */
@@ -52,8 +52,8 @@ queue_disk_full(const struct queue *queue, size_t bytes)
 }
 
 /*
- * The file never shrinks: after a backlog has drained the disk looks as full as before, but pages in
- * the file are free, and mail that fits into those takes nothing from the disk.
+ * The file never shrinks: after a backlog has drained the disk looks as full as before, but pages
+ * in the file are free, and mail that fits into those takes nothing from the disk.
  */
 static bool
 room_in_file(const struct queue_batch *batch, uint64_t bytes)

@@ -41,4 +41,5 @@ void delivery_send(void *conn, struct rcpt *const *rcpts, size_t n);
 void delivery_quit(void *conn);
 bool delivery_ready(void *conn);
 
+/* Connections that are open or being opened, idle ones included. */
 size_t delivery_connections(const struct delivery *d);

@@ -43,4 +43,5 @@ struct sign_job {
 /* Would mail with this From domain be signed at all? Cheap: spares the way to a worker. */
 bool sign_wanted(const struct settings *settings, struct span from_value);
 
+/* Sign in a worker; `job->done` is called on the loop, never inside this call. */
 void sign_start(struct workers *workers, struct sign_job *job);

@@ -5,4 +5,5 @@
 
 struct ctl;
 
+/* Runs it; returns the exit code (verbs.h). */
 int ctl_dkim_check_run(struct ctl *ctl);

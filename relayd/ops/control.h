@@ -99,6 +99,7 @@ void control_set_token(struct control *control, const char *token);
 /* Serve one connected descriptor as a unix client (tests, socket pairs). */
 void control_attach(struct control *control, int fd);
 
+/* Clients connected now. */
 size_t control_connections(const struct control *control);
 
 /* ---- what a handler may ask of its call ---- */

@@ -15,6 +15,7 @@
  */
 size_t utf8_next(struct span s, uint32_t *ret);
 
+/* Is every byte of `s` part of a character that utf8_next() takes? */
 bool utf8_valid(struct span s);
 
 /*

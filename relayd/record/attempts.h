@@ -42,6 +42,8 @@ struct attempts {
  */
 MUST_CHECK enum err_code attempts_decode(struct span bytes, struct attempts *ret, struct err *err);
 
+/* Append the record to `out`, what a newer program added behind it. Texts longer than
+ * OUTCOME_TEXT_MAX (class and chosen route: 255) lose their end. */
 void attempts_encode(const struct attempts *a, struct strbuf *out);
 
 /*
