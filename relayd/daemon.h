@@ -47,8 +47,8 @@ struct daemon {
     struct record *record;
     struct control *control;
     struct listener *control_socket, *http_socket; /* bound, not served yet; NULL: none */
-    struct settings *settings; /* in force */
-    struct settings **all;     /* those that somebody holds, the one in force too */
+    struct settings *settings;                     /* in force */
+    struct settings **all; /* those that somebody holds, the one in force too */
     size_t n_all;
     bool reloading, reload_again;
     msec_t reloaded_at;     /* wall */
