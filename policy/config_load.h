@@ -62,7 +62,8 @@ struct config_problems {
 };
 
 void config_problems_release(struct config_problems *problems);
-/* "FILE:LINE:COL: path: text", for warnings "FILE:LINE:COL: path: warning: text"; no newline. */
+/* "FILE:LINE:COL: path: text", for warnings "FILE:LINE:COL: path: warning: text"; no newline. What
+ * is about no place in a file (mark line 0) begins with its path. */
 void config_problem_format(const struct config_problem *problem, struct strbuf *out);
 
 /* Flags of config_load(). */

@@ -54,7 +54,8 @@ config_problems_release(struct config_problems *problems)
 void
 config_problem_format(const struct config_problem *problem, struct strbuf *out)
 {
-    strbuf_printf(out, "%s:%u:%u: ", problem->mark.file, problem->mark.line, problem->mark.col);
+    if (problem->mark.line > 0)
+        strbuf_printf(out, "%s:%u:%u: ", problem->mark.file, problem->mark.line, problem->mark.col);
     if (problem->path[0] != '\0')
         strbuf_printf(out, "%s: ", problem->path);
     if (problem->severity == CONFIG_WARNING)

@@ -23,6 +23,7 @@
 
 #include "policy/base/mem.h"
 #include "policy/base/units.h"
+#include "policy/config_node.h"
 #include "relayd/daemon.h"
 #include "relayd/net/listener.h"
 #include "relayd/net/sdnotify.h"
@@ -211,34 +212,49 @@ load_outline(const char *file, struct config **ret)
     return code == ERR_OK ? -1 : EX_CONFIG;
 }
 
-/* --check: the same way as a start, as the same user, but nothing is bound or opened. */
+/* Become the user that would read the secrets. A start needs him to be there; the default one may
+ * be made later, on another machine. */
+static void
+check_as_user(const struct config *outline, struct config_problems *problems)
+{
+    const struct config_node *given = config_node_get(outline->root, "user");
+    struct privs_user user;
+    struct err err;
+
+    if (geteuid() != 0)
+        return;
+    if (privs_find_user(outline->user, &user, &err) != ERR_OK)
+        config_problem_add(problems, given == NULL ? CONFIG_WARNING : CONFIG_ERROR,
+                           given == NULL ? outline->root->mark : given->mark, "user",
+                           "%s, so a start as root would fail", err.text);
+    else if (privs_drop(&user, false, &err) != ERR_OK)
+        fprintf(stderr, "relayd: checking as root: %s\n", err.text);
+}
+
+/* --check: the same way as a start, as the same user, but nothing is bound or opened. A file whose
+ * outline is wrong is read as a whole all the same: everything is told at once. */
 static int
 check(const struct options *options)
 {
-    struct config_problems problems = {0};
-    struct privs_user user;
+    struct config_problems problems = {0}, ignored = {0};
     struct settings *settings = NULL;
     struct config *outline;
-    struct err err;
 
-    int code = load_outline(options->config_file, &outline);
-    if (code >= 0) {
-        /* The whole file may hold more to tell than its outline. */
-        config_problems_release(&problems);
-        return code;
+    if (config_load(options->config_file, NULL, CONFIG_LOAD_OUTLINE, &outline, &ignored) ==
+        ERR_OK) {
+        check_as_user(outline, &problems);
+        config_free(outline);
     }
-    if (geteuid() == 0 && privs_find_user(outline->user, &user, &err) == ERR_OK &&
-        privs_drop(&user, false, &err) != ERR_OK)
-        fprintf(stderr, "relayd: checking as root: %s\n", err.text);
-    config_free(outline);
-    enum err_code loaded = settings_load(options->config_file, &settings, &problems);
-    print_problems(&problems);
-    if (loaded == ERR_OK) {
+    config_problems_release(&ignored);
+    size_t n_before = problems.n_errors;
+    if (settings_load(options->config_file, &settings, &problems) == ERR_OK)
         settings_free(settings);
+    print_problems(&problems);
+    bool ok = settings != NULL && n_before == 0;
+    if (ok)
         printf("%s: ok\n", options->config_file);
-    }
     config_problems_release(&problems);
-    return loaded == ERR_OK ? EX_OK : EX_CONFIG;
+    return ok ? EX_OK : EX_CONFIG;
 }
 
 /* ---- stop ---- */

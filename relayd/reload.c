@@ -64,6 +64,32 @@ daemon_log_config(struct daemon *d, const struct config *config, struct err *err
     return log_set_target(d->log, target, err);
 }
 
+/* Options that were used up at the start: say so, for the file and the daemon differ from now on.
+ */
+static void
+warn_of_restart(const struct config *old, const struct config *new,
+                struct config_problems *problems)
+{
+    const struct {
+        const char *path, *old, *new, *section, *key;
+    } options[] = {
+        {"node.name", old->node.name, new->node.name, "node", "name"},
+        {"user", old->user, new->user, "user", ""},
+        {"queue.path", old->queue.path, new->queue.path, "queue", "path"},
+        {"control.socket", old->control_socket, new->control_socket, "control", "socket"},
+        {"http.address", old->http.text, new->http.text, "http", "address"},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(options); i++) {
+        if (strcmp(options[i].old, options[i].new) == 0)
+            continue;
+        const struct config_node *section = config_node_get(new->root, options[i].section);
+        const struct config_node *node = config_node_get(section, options[i].key);
+        node = node != NULL ? node : section != NULL ? section : new->root;
+        config_problem_add(problems, CONFIG_WARNING, node->mark, options[i].path,
+                           "takes effect at the next start only");
+    }
+}
+
 /* Everything that can refuse comes before everything that cannot. */
 static enum err_code
 swap(struct daemon *d, struct settings *settings, struct err *err)
@@ -74,10 +100,16 @@ swap(struct daemon *d, struct settings *settings, struct err *err)
 
     daemon_dns_config(config, servers, &dns);
     enum err_code code = dns_reconfigure(d->dns, &dns, err);
-    if (code == ERR_OK)
-        code = accept_use(d->accept, settings->accept, err);
     if (code != ERR_OK)
         return code;
+    code = accept_use(d->accept, settings->accept, err);
+    if (code != ERR_OK) {
+        struct err again;
+        daemon_dns_config(d->settings->config, servers, &dns);
+        if (dns_reconfigure(d->dns, &dns, &again) != ERR_OK)
+            log_text(d->log, LOG_ERROR, "resolver", "%s", again.text);
+        return code;
+    }
     settings->accept = NULL;
     daemon_settings_adopt(d, settings);
     struct err ignored;
@@ -90,9 +122,8 @@ swap(struct daemon *d, struct settings *settings, struct err *err)
                  "queue.max_size grows beyond what the queue was opened for: it takes a restart");
     schedule_set_config(d->schedule, config);
     CLEANUP(freep)
-    char *token = config->http.token.n == 0
-                      ? NULL
-                      : xstrndup(config->http.token.p, config->http.token.n);
+    char *token =
+        config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
     control_set_token(d->control, token);
     return ERR_OK;
 }
@@ -115,6 +146,8 @@ reload_done(struct job *job)
     bool ok = false;
 
     d->reloading = false;
+    if (r->settings != NULL)
+        warn_of_restart(d->settings->config, r->settings->config, &r->problems);
     daemon_log_problems(d, &r->problems);
     if (r->settings != NULL && d->phase == DAEMON_RUNNING) {
         ok = swap(d, r->settings, &err) == ERR_OK;

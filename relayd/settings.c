@@ -5,14 +5,25 @@
 #include "relayd/settings.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
 #include "policy/config_node.h"
+#include "policy/users.h"
 #include "relayd/accept/accept.h"
 #include "relayd/net/tls.h"
 
-static const struct config_mark no_mark;
+/* Where section.key stands in the files, or the nearest thing to it that does. */
+static struct config_mark
+place(const struct config *config, const char *section, const char *key)
+{
+    const struct config_node *node = config_node_get(config->root, section);
+    const struct config_node *child = config_node_get(node, key);
+    if (child != NULL)
+        return child->mark;
+    return node != NULL ? node->mark : config->root->mark;
+}
 
 static void
 build_keyring(struct settings *settings, struct config_problems *problems)
@@ -103,15 +114,42 @@ build_tls(struct settings *settings, struct config_problems *problems)
     for (int level = CONFIG_TLS_OPPORTUNISTIC; level <= CONFIG_TLS_VERIFY; level++) {
         if (level_is_used(config, config->direct.tls, (enum config_tls)level))
             settings->direct_tls[level] =
-                client_context(NULL, config->direct.ca_file, (enum config_tls)level, no_mark,
-                               "direct.ca_file", problems);
+                client_context(NULL, config->direct.ca_file, (enum config_tls)level,
+                               place(config, "direct", "ca_file"), "direct.ca_file", problems);
         for (size_t i = 0; i < config->n_hops; i++) {
             const struct hop *hop = &config->hops[i];
+            char path[80];
+            snprintf(path, sizeof(path), "hops.%.60s", hop->name);
             if (level_is_used(config, hop->tls, (enum config_tls)level))
                 settings->hop_tls[i][level] = client_context(
-                    hop, hop->ca_file, (enum config_tls)level, hop->mark, hop->name, problems);
+                    hop, hop->ca_file, (enum config_tls)level, hop->mark, path, problems);
         }
     }
+}
+
+/* What accept will make of files, tried beforehand: so that each fault has its place. */
+static void
+check_accept(const struct config *config, struct config_problems *problems)
+{
+    struct err err;
+    for (size_t i = 0; i < config->n_trusted; i++) {
+        const struct config_trust *trust = &config->trusted[i];
+        struct users *users = NULL;
+        if (trust->kind == CONFIG_TRUST_USERS &&
+            users_parse(trust->users.bytes, trust->users.path, &users, &err) != ERR_OK)
+            config_problem_add(problems, CONFIG_ERROR, trust->mark, "trusted_clients.users_file",
+                               "%s", err.text);
+        users_free(users);
+    }
+    if (config->tls.certificate_file[0] == '\0')
+        return;
+    const struct tls_server_config server = {.certificate_file = config->tls.certificate_file,
+                                             .private_key_file = config->tls.private_key.path};
+    struct tls_ctx *ctx = NULL;
+    if (tls_server_new(&server, &ctx, &err) != ERR_OK)
+        config_problem_add(problems, CONFIG_ERROR, place(config, "tls", "certificate_file"), "tls",
+                           "%s", err.text);
+    tls_ctx_free(ctx);
 }
 
 static void
@@ -135,6 +173,7 @@ settings_load(const char *path, struct settings **ret, struct config_problems *p
 {
     struct config *config;
     struct err err;
+    size_t n_before = problems->n_errors;
 
     if (config_load(path, NULL, 0, &config, problems) != ERR_OK)
         return ERR_INVAL;
@@ -145,9 +184,11 @@ settings_load(const char *path, struct settings **ret, struct config_problems *p
     build_rules(settings, problems);
     build_tls(settings, problems);
     build_retry(settings);
-    if (accept_setup_new(config, &settings->accept, &err) != ERR_OK)
-        config_problem_add(problems, CONFIG_ERROR, no_mark, "", "%s", err.text);
-    if (problems->n_errors > 0) {
+    check_accept(config, problems);
+    if (problems->n_errors == n_before &&
+        accept_setup_new(config, &settings->accept, &err) != ERR_OK)
+        config_problem_add(problems, CONFIG_ERROR, config->root->mark, "", "%s", err.text);
+    if (problems->n_errors > n_before) {
         settings_free(settings);
         return ERR_INVAL;
     }
