@@ -140,6 +140,13 @@ on_hold(void *arg, struct rcpt *rcpt, struct span reason)
 }
 
 static bool
+on_curable(void *arg, const struct outcome *outcome)
+{
+    struct daemon *d = arg;
+    return record_curable(d->record, outcome);
+}
+
+static bool
 on_overdue(void *arg, const struct rcpt *rcpt)
 {
     struct daemon *d = arg;
@@ -195,6 +202,7 @@ static const struct schedule_ops schedule_ops = {
     .quit = on_quit,
     .ready = on_ready,
     .attempted = on_attempted,
+    .curable = on_curable,
     .hold = on_hold,
     .wanted_route = on_wanted_route,
     .overdue = on_overdue,

@@ -335,6 +335,15 @@ record_wanted_route(const struct rcpt *rcpt)
 }
 
 bool
+record_curable(struct record *r, const struct outcome *o)
+{
+    struct settings *settings = r->env.settings_take(r->env.arg);
+    struct verdict v = judge(settings, o, "");
+    r->env.settings_give(r->env.arg, settings);
+    return curable(o, &v);
+}
+
+bool
 record_overdue(struct record *r, const struct rcpt *rcpt)
 {
     struct settings *settings = r->env.settings_take(r->env.arg);

@@ -58,6 +58,8 @@ void record_attempts(struct record *r, struct attempt *attempts, size_t n);
 void record_hold(struct record *r, struct rcpt *rcpt, struct span reason);
 /* The route that the administrator wants first, kept in the attempt record; empty: none. */
 struct span record_wanted_route(const struct rcpt *rcpt);
+/* Could another route cure this failure of all hosts of a site? */
+bool record_curable(struct record *r, const struct outcome *o);
 /* Has its expiry, or a delay notice to its sender, fallen due? */
 bool record_overdue(struct record *r, const struct rcpt *rcpt);
 /* How many attempts ended how, since the start. */

@@ -4,7 +4,8 @@
  *   pages.c     into hand and out again             plan.c   recipients to sites
  *   site.c      sites and their ready lists         pump.c   what a site does next
  *   link.c      one connection of a site            pause.c  suspensions and held domains
- *   postpone.c  back to the queue, no attempt made  hand.c lanes.c  the tables
+ *   attempt.c   outcomes without a connection       postpone.c  back to the queue, no attempt made
+ *   hand.c lanes.c  the tables
  */
 #pragma once
 
@@ -68,6 +69,7 @@ struct site {
     msec_t tried_at;    /* wall: when the last attempt to connect began */
     unsigned failures;  /* in a row */
     struct outcome failure;
+    bool curable;        /* by another route: the failure is one of the path or of ours */
     uint16_t port;       /* of a hop's ladder: what worked */
     msec_t used_at;      /* monotonic */
     size_t n_rcpts;      /* recipients whose `site` it is: it stays as long */
@@ -75,6 +77,7 @@ struct site {
     struct site *slot_next;
 };
 
+struct pending;
 struct postponed;
 
 struct schedule {
@@ -107,6 +110,8 @@ struct schedule {
     struct postponed *postponed; /* being gathered in this tick */
     size_t n_postponed;
     struct deferred flush;
+    struct pending *pending, **pending_tail; /* attempts gathered in this tick */
+    struct deferred pending_flush;
     size_t n_ready, n_recording;
 };
 
@@ -159,6 +164,10 @@ size_t site_take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX]);
 void site_pump(struct site *site);
 void pump_slots(struct schedule *s); /* connections became free */
 void pump_drained(struct schedule *s);
+
+/* attempt.c */
+void attempt_add(struct schedule *s, const struct attempt *attempt); /* copied, names and all */
+void attempts_release(struct schedule *s);
 
 /* postpone.c: back to the queue's schedule at `due_at`, no attempt counted. */
 void postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at);

@@ -34,9 +34,7 @@ plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outcome, 
                               .peer = "",
                               .host = "",
                               .tls = ""};
-    rcpt->stage = STAGE_RECORDING;
-    s->n_recording++;
-    s->env.ops->attempted(s->env.arg, &attempt, 1);
+    attempt_add(s, &attempt);
 }
 
 /* A whole reply line of a rule ("550 5.1.2 text") as an outcome. */
@@ -71,9 +69,7 @@ plan_discard(struct schedule *s, struct rcpt *rcpt)
                               .discarded = true};
     outcome_set(&attempt.outcome, OUTCOME_DELIVERED, ORIGIN_LOCAL, "route", "2.0.0",
                 "discarded by a rule of the transport map");
-    rcpt->stage = STAGE_RECORDING;
-    s->n_recording++;
-    s->env.ops->attempted(s->env.arg, &attempt, 1);
+    attempt_add(s, &attempt);
 }
 
 static void plan_with(struct schedule *s, struct rcpt *rcpt, const struct facts_site *known);
@@ -163,17 +159,17 @@ plan_deliver(struct schedule *s, struct rcpt *rcpt, struct route_decision *d,
                                         : direct_site(s, rcpt, tls, known);
         if (site == NULL)
             return;
-        switch (site_usable(site)) {
-        case SITE_USE_YES:
+        enum site_use use = site_usable(site);
+        if (use == SITE_USE_YES) {
             site_add(site, rcpt);
             return;
-        case SITE_USE_LAST_RESORT:
-            last_resort = last_resort == NULL ? site : last_resort;
-            break;
-        case SITE_USE_NO:
-            down = down == NULL ? site : down;
-            break;
         }
+        if (use == SITE_USE_LAST_RESORT && last_resort == NULL)
+            last_resort = site;
+        if (use == SITE_USE_NO && down == NULL)
+            down = site;
+        if (!site->curable)
+            break; /* it answers, or DNS does not: no reason to go elsewhere */
     }
     if (last_resort != NULL)
         site_add(last_resort, rcpt);

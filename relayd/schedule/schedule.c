@@ -71,6 +71,7 @@ schedule_new(const struct schedule_env *env)
     lanes_init(&s->lanes, s->clock, on_lanes_due, s);
     s->slot_tail = &s->slot_first;
     s->idle_tail = &s->idle;
+    s->pending_tail = &s->pending;
     set_longest(s);
     return s;
 }
@@ -87,6 +88,7 @@ schedule_free(struct schedule *s)
     timer_cancel(s->clock, &s->sweep);
     loop_defer_cancel(&s->flush);
     loop_defer_cancel(&s->drained);
+    attempts_release(s);
     while (map_next(&s->hand.rcpts, &pos, &key, &value)) {
         struct rcpt *rcpt = value;
         facts_cancel(rcpt->facts);

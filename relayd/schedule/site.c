@@ -339,6 +339,7 @@ site_down(struct site *site, const struct outcome *outcome)
     struct schedule *s = site->schedule;
 
     site->failure = *outcome;
+    site->curable = s->env.ops->curable(s->env.arg, outcome);
     site->failures++;
     msec_t delay = probe_delay(site);
     site->probe_at = clock_now(s->clock) + delay;

@@ -19,6 +19,7 @@
 #include "relayd/facts.h"
 #include "relayd/net/dns.h"
 #include "relayd/ops/log.h"
+#include "relayd/message.h"
 #include "relayd/schedule/internal.h"
 #include "relayd/store/store.h"
 #include "tests/unit/net/dns_message.h"
@@ -260,6 +261,13 @@ rig_attempted(void *arg, struct attempt *attempts, size_t n)
     rig_submit(b);
 }
 
+static bool
+rig_curable(void *arg, const struct outcome *o)
+{
+    (void)arg;
+    return o->path;
+}
+
 static void
 rig_hold(void *arg, struct rcpt *rcpt, struct span reason)
 {
@@ -437,6 +445,7 @@ static const struct schedule_ops rig_ops = {
     .quit = rig_quit,
     .ready = rig_ready,
     .attempted = rig_attempted,
+    .curable = rig_curable,
     .hold = rig_hold,
     .wanted_route = rig_wanted,
     .overdue = rig_overdue,
