@@ -52,45 +52,53 @@ api_add_enh(cJSON *object, const char *name, struct enh e)
 /* ---- rates ---- */
 
 static void
-rates_sample(void *arg)
+rates_now(const struct api *api, uint64_t ret[RATE__COUNT])
 {
-    struct api *api = arg;
-    struct daemon *d = api->d;
     struct record_numbers r;
     struct intake_numbers i;
 
-    record_numbers(d->record, &r);
-    intake_numbers(d->intake, &i);
-    api->rate_at = (api->rate_at + 1) % API_RATE_STEPS;
-    uint64_t *now = api->rates[api->rate_at];
-    now[RATE_ACCEPTED] = i.messages;
-    now[RATE_DELIVERED] = r.delivered;
-    now[RATE_DEFERRED] = r.deferred;
-    now[RATE_FAILED] = r.failed;
-    if (api->n_rates < API_RATE_STEPS)
-        api->n_rates++;
-    timer_set(loop_clock(d->loop), &api->rate_timer, API_RATE_STEP_MS, rates_sample, api);
+    record_numbers(api->d->record, &r);
+    intake_numbers(api->d->intake, &i);
+    ret[RATE_ACCEPTED] = i.messages;
+    ret[RATE_DELIVERED] = r.delivered;
+    ret[RATE_DEFERRED] = r.deferred;
+    ret[RATE_FAILED] = r.failed;
 }
 
-/* Events of the last `steps` samples. */
+static void
+rates_sample(void *arg)
+{
+    struct api *api = arg;
+
+    api->rate_at = (api->rate_at + 1) % API_RATE_STEPS;
+    rates_now(api, api->rates[api->rate_at]);
+    if (api->n_rates < API_RATE_STEPS)
+        api->n_rates++;
+    timer_set(loop_clock(api->d->loop), &api->rate_timer, API_RATE_STEP_MS, rates_sample, api);
+}
+
+/* Events since `steps` samples ago, the moment counted in. */
 static double
-rate_of(const struct api *api, enum api_rate what, size_t steps)
+rate_of(const struct api *api, const uint64_t now[RATE__COUNT], enum api_rate what, size_t steps)
 {
     if (steps >= api->n_rates)
         steps = api->n_rates - 1;
     size_t then = (api->rate_at + API_RATE_STEPS - steps) % API_RATE_STEPS;
-    return (double)(api->rates[api->rate_at][what] - api->rates[then][what]);
+    return (double)(now[what] - api->rates[then][what]);
 }
 
 static void
 add_rates(const struct api *api, cJSON *json)
 {
     static const char *const names[] = {"accepted", "delivered", "deferred", "failed"};
+    uint64_t now[RATE__COUNT];
+    rates_now(api, now);
     cJSON *rates = cJSON_AddObjectToObject(json, "rates");
     for (size_t i = 0; i < RATE__COUNT; i++) {
         cJSON *rate = cJSON_AddObjectToObject(rates, names[i]);
-        cJSON_AddNumberToObject(rate, "minute", rate_of(api, (enum api_rate)i, 6));
-        cJSON_AddNumberToObject(rate, "hour", rate_of(api, (enum api_rate)i, API_RATE_STEPS - 1));
+        cJSON_AddNumberToObject(rate, "minute", rate_of(api, now, (enum api_rate)i, 6));
+        cJSON_AddNumberToObject(rate, "hour",
+                                rate_of(api, now, (enum api_rate)i, API_RATE_STEPS - 1));
     }
 }
 
