@@ -1,0 +1,369 @@
+/*
+ * facts_endpoints - at which addresses a site or a hop can be reached (RFC 5321 section 5.1).
+ *
+ *   facts_direct_*  MX -> A and AAAA of each host -> endpoints in order  (schedule, per connection)
+ *   facts_hop_*     A and AAAA of the hop -> ports x addresses           (likewise)
+ *
+ * Called by relayd/schedule through wire.c and by `explain`.
+ */
+#include "relayd/facts_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+
+#define ENDPOINTS_MAX (FACTS_TRY_HOSTS * FACTS_TRY_ADDRESSES)
+#define HOP_ADDRESSES_MAX (2 * FACTS_TRY_ADDRESSES)
+#define HOP_ENDPOINTS_MAX (HOP_ADDRESSES_MAX * CONFIG_PORTS_MAX)
+
+static void
+finish_failed(struct facts_query *q, const struct outcome *outcome)
+{
+    struct facts_endpoints e = {.outcome = *outcome, .key = q->key};
+    q->on_endpoints(q->arg, &e);
+    facts_query_free(q);
+}
+
+static int
+by_preference(const void *a, const void *b)
+{
+    const struct host_lookup *x = a, *y = b;
+    if (x->preference != y->preference)
+        return x->preference < y->preference ? -1 : 1;
+    return x->shuffle < y->shuffle ? -1 : x->shuffle > y->shuffle;
+}
+
+/* An MX that is us means that we are one of the domain's relays: going on to it, or to a worse one,
+ * would be a loop (RFC 5321 section 5.1). */
+static size_t
+hosts_before_us(const struct facts_query *q)
+{
+    unsigned limit = UINT16_MAX + 1u;
+    for (size_t i = 0; i < q->n_hosts; i++)
+        if (q->hosts[i].own && q->hosts[i].preference < limit)
+            limit = q->hosts[i].preference;
+    size_t n = 0;
+    while (n < q->n_hosts && q->hosts[n].preference < limit)
+        n++;
+    return n;
+}
+
+/* The addresses of one host to try: the preferred family first, then the other one. */
+static size_t
+host_endpoints(const struct facts_query *q, const struct host_lookup *h, struct facts_endpoint *ret)
+{
+    const struct config *config = q->facts->config;
+    enum config_ip_version version = config->direct.ip_version;
+    bool six_first = version == CONFIG_IP_6 ||
+                     (version == CONFIG_IP_AUTO && config->direct.source.v6.family == 6);
+    int first = six_first ? 1 : 0;
+    size_t n = 0;
+
+    for (size_t turn = 0; turn < FACTS_TRY_ADDRESSES && n < FACTS_TRY_ADDRESSES; turn++) {
+        for (int k = 0; k < 2 && n < FACTS_TRY_ADDRESSES; k++) {
+            int family = k == 0 ? first : 1 - first;
+            if (turn < h->n_addresses[family])
+                ret[n++] = (struct facts_endpoint){
+                    .ip = h->addresses[family][turn], .port = config->direct.port, .host = h->name};
+        }
+    }
+    return n;
+}
+
+/* Nothing to connect to: say which of the reasons it was. */
+static void
+no_address_outcome(const struct facts_query *q, size_t n_before_us, struct outcome *ret)
+{
+    bool temporary = false, special = false;
+    for (size_t i = 0; i < q->n_hosts; i++) {
+        temporary |= q->hosts[i].temporary;
+        special |= q->hosts[i].dropped_special;
+    }
+    if (temporary)
+        outcome_set(ret, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
+                    "looking up the addresses of %s: no answer from DNS", q->domain);
+    else if (n_before_us < q->n_hosts)
+        outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.4.6",
+                    "mail for %s loops back to this host: its best MX is one of our listeners",
+                    q->domain);
+    else if (special)
+        outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.4.4",
+                    "the hosts of %s have only loopback, private or link-local addresses "
+                    "(direct.allow_private is false)",
+                    q->domain);
+    else if (q->n_hosts == 1 && strcmp(q->hosts[0].name, q->domain) == 0)
+        outcome_set(ret, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.1.2",
+                    "domain %s has neither MX nor address", q->domain);
+    else
+        outcome_set(ret, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.4.4",
+                    "no MX host of %s has an address", q->domain);
+}
+
+static void
+finish_direct(struct facts_query *q)
+{
+    struct facts_endpoint list[ENDPOINTS_MAX];
+    struct facts_endpoints e = {.list = list, .key = q->key};
+    size_t n_hosts = hosts_before_us(q), tried = 0;
+
+    for (size_t i = 0; i < n_hosts && tried < FACTS_TRY_HOSTS; i++) {
+        size_t n = host_endpoints(q, &q->hosts[i], list + e.n);
+        e.n += n;
+        tried += n > 0;
+    }
+    e.ok = e.n > 0;
+    if (!e.ok)
+        no_address_outcome(q, n_hosts, &e.outcome);
+    q->on_endpoints(q->arg, &e);
+    facts_query_free(q);
+}
+
+static void
+finish_hop(struct facts_query *q)
+{
+    struct facts_endpoint list[HOP_ENDPOINTS_MAX];
+    struct facts_endpoints e = {.list = list, .key = ""};
+    const struct host_lookup *h = &q->hosts[0];
+
+    for (size_t p = 0; p < q->n_ports; p++)
+        for (int family = 0; family < 2; family++)
+            for (size_t a = 0; a < h->n_addresses[family]; a++)
+                list[e.n++] = (struct facts_endpoint){.ip = h->addresses[family][a],
+                                                      .port = q->ports[p].port,
+                                                      .implicit_tls = q->ports[p].implicit_tls,
+                                                      .host = h->name};
+    e.ok = e.n > 0;
+    if (!e.ok) {
+        outcome_set(&e.outcome, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
+                    "hop %s: no address for %s", q->hop, h->name);
+        e.outcome.path = true;
+    }
+    q->on_endpoints(q->arg, &e);
+    facts_query_free(q);
+}
+
+static void
+lookup_done(struct facts_query *q)
+{
+    if (q->n_open > 0)
+        return;
+    if (q->hop != NULL)
+        finish_hop(q);
+    else
+        finish_direct(q);
+}
+
+static void
+take_addresses(struct host_lookup *h, int family, const struct dns_answer *answer)
+{
+    struct facts_query *q = h->query;
+    const struct config *config = q->facts->config;
+
+    h->temporary |= dns_status_temporary(answer->status);
+    if (answer->status != DNS_OK)
+        return;
+    for (size_t i = 0; i < answer->n_records; i++) {
+        const struct ip *ip = &answer->records[i].ip;
+        if (q->hop == NULL && facts_is_own(q->facts, ip, config->direct.port)) {
+            h->own = true;
+            continue;
+        }
+        if (q->hop == NULL && !config->direct.allow_private && ip_is_special(ip)) {
+            h->dropped_special = true;
+            continue;
+        }
+        if (h->n_addresses[family] < FACTS_TRY_ADDRESSES)
+            h->addresses[family][h->n_addresses[family]++] = *ip;
+    }
+}
+
+static void
+on_a(void *arg, const struct dns_answer *answer)
+{
+    struct host_lookup *h = arg;
+    h->asked[0] = NULL;
+    h->query->n_open--;
+    take_addresses(h, 0, answer);
+    lookup_done(h->query);
+}
+
+static void
+on_aaaa(void *arg, const struct dns_answer *answer)
+{
+    struct host_lookup *h = arg;
+    h->asked[1] = NULL;
+    h->query->n_open--;
+    take_addresses(h, 1, answer);
+    lookup_done(h->query);
+}
+
+static void
+ask_addresses(struct facts_query *q)
+{
+    enum config_ip_version version =
+        q->hop == NULL ? q->facts->config->direct.ip_version : CONFIG_IP_AUTO;
+    for (size_t i = 0; i < q->n_hosts; i++) {
+        struct host_lookup *h = &q->hosts[i];
+        h->query = q;
+        if (version != CONFIG_IP_6) {
+            q->n_open++;
+            h->asked[0] = dns_query(q->facts->dns, h->name, DNS_A, on_a, h);
+        }
+        if (version != CONFIG_IP_4) {
+            q->n_open++;
+            h->asked[1] = dns_query(q->facts->dns, h->name, DNS_AAAA, on_aaaa, h);
+        }
+    }
+}
+
+static void
+add_host(struct facts_query *q, const char *name, uint16_t preference)
+{
+    struct host_lookup *h = &q->hosts[q->n_hosts++];
+    h->name = xstrdup(name);
+    h->preference = preference;
+    h->shuffle = arc4random();
+}
+
+/* The best FACTS_HOSTS_MAX hosts whose names can be asked for, in the order to try. */
+static void
+take_hosts(struct facts_query *q, const struct dns_answer *mx)
+{
+    struct host_lookup all[DNS_RECORDS_MAX] = {0};
+    size_t n = 0;
+
+    for (size_t i = 0; i < mx->n_records && n < DNS_RECORDS_MAX; i++) {
+        const struct dns_record *r = &mx->records[i];
+        if (!r->host_ok || r->host[0] == '\0')
+            continue;
+        all[n].preference = r->preference;
+        all[n].shuffle = arc4random();
+        all[n++].name = (char *)(uintptr_t)r->host;
+    }
+    qsort(all, n, sizeof(all[0]), by_preference);
+    for (size_t i = 0; i < n && i < FACTS_HOSTS_MAX; i++) {
+        q->hosts[q->n_hosts] = all[i];
+        q->hosts[q->n_hosts++].name = xstrdup(all[i].name);
+    }
+}
+
+static void
+on_direct_mx(void *arg, const struct dns_answer *mx)
+{
+    struct facts_query *q = arg;
+    struct facts_site site;
+    struct outcome outcome;
+
+    q->mx = NULL;
+    facts_site_from_answer(q->domain, mx, &site);
+    if (!site.ok) {
+        finish_failed(q, &site.outcome);
+        return;
+    }
+    snprintf(q->key, sizeof(q->key), "%s", site.key);
+    if (mx->status == DNS_NODATA)
+        add_host(q, q->domain, 0);
+    else
+        take_hosts(q, mx);
+    if (q->n_hosts == 0) {
+        outcome_set(&outcome, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.4.4",
+                    "no MX of %s names a host", q->domain);
+        finish_failed(q, &outcome);
+        return;
+    }
+    ask_addresses(q);
+}
+
+static bool
+literal_parse(const char *domain, struct ip *ret)
+{
+    struct span s = span_str(domain);
+    if (s.n < 2 || s.p[0] != '[' || s.p[s.n - 1] != ']')
+        return false;
+    s = span_of(s.p + 1, s.n - 2);
+    if (span_istarts(s, SPAN("IPv6:")))
+        s = span_from(s, 5);
+    return ip_parse(s, ret);
+}
+
+/* Address literals need no DNS, but answer like everything else: not before the start returns. */
+static void
+on_literal(void *arg, const struct dns_answer *unused)
+{
+    struct facts_query *q = arg;
+    struct ip ip = {0};
+
+    (void)unused;
+    q->mx = NULL;
+    struct facts_endpoint endpoint = {.port = q->facts->config->direct.port, .host = q->domain};
+    struct facts_endpoints e = {.n = 1, .list = &endpoint, .ok = true, .key = q->domain};
+    if (!literal_parse(q->domain, &ip)) {
+        outcome_set(&e.outcome, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.1.3",
+                    "%s is not an IP address", q->domain);
+        e.ok = false;
+    } else if (facts_is_own(q->facts, &ip, endpoint.port) ||
+               (ip_is_special(&ip) && !q->facts->config->direct.allow_private)) {
+        outcome_set(&e.outcome, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.1.2",
+                    "%s is not an address that mail is delivered to", q->domain);
+        e.ok = false;
+    }
+    endpoint.ip = ip;
+    q->on_endpoints(q->arg, &e);
+    facts_query_free(q);
+}
+
+struct facts_query *
+facts_direct_start(struct facts *facts, const char *domain,
+                   void (*done)(void *arg, const struct facts_endpoints *e), void *arg)
+{
+    struct facts_query *q = facts_query_new(facts, domain, arg);
+    q->on_endpoints = done;
+    /* dns answers a literal with DNS_BADNAME, from the next tick: just the delay wanted. */
+    q->mx = dns_query(facts->dns, domain, DNS_MX, domain[0] == '[' ? on_literal : on_direct_mx, q);
+    return q;
+}
+
+static void
+on_hop_address(void *arg, const struct dns_answer *unused)
+{
+    (void)unused;
+    struct facts_query *q = arg;
+    q->mx = NULL;
+    finish_hop(q);
+}
+
+/* The ports to try, in order: what worked last time first. */
+static void
+take_ports(struct facts_query *q, const struct hop *hop, uint16_t first_port)
+{
+    if (hop->port != 0) {
+        q->ports[q->n_ports++] = (struct hop_port){hop->port, hop->implicit};
+        return;
+    }
+    for (int first = 1; first >= 0; first--)
+        for (size_t i = 0; i < hop->n_ports && q->n_ports < CONFIG_PORTS_MAX; i++)
+            if ((hop->ports[i] == first_port) == first)
+                q->ports[q->n_ports++] = (struct hop_port){hop->ports[i], hop->ports[i] == 465};
+}
+
+struct facts_query *
+facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
+                void (*done)(void *arg, const struct facts_endpoints *e), void *arg)
+{
+    struct facts_query *q = facts_query_new(facts, hop->address, arg);
+    q->on_endpoints = done;
+    q->hop = xstrdup(hop->name);
+    take_ports(q, hop, first_port);
+    if (hop->ip.family != 0) {
+        char text[IP_TEXT_MAX];
+        add_host(q, ip_format(&hop->ip, text), 0);
+        int family = hop->ip.family == 4 ? 0 : 1;
+        q->hosts[0].addresses[family][q->hosts[0].n_addresses[family]++] = hop->ip;
+        q->mx = dns_query(facts->dns, "", DNS_A, on_hop_address, q);
+        return q;
+    }
+    add_host(q, hop->host, 0);
+    ask_addresses(q);
+    return q;
+}

@@ -1,0 +1,57 @@
+/*
+ * facts_private - what facts.c and facts_endpoints.c share; nobody else includes this.
+ */
+#pragma once
+
+#include "policy/config.h"
+#include "relayd/facts.h"
+#include "relayd/net/dns.h"
+
+#define FACTS_OWN_ADDRESSES_MAX 256
+
+struct facts {
+    struct dns *dns;
+    const struct config *config;
+    struct ip own[FACTS_OWN_ADDRESSES_MAX]; /* of this machine's interfaces */
+    size_t n_own;
+};
+
+/* One host of a direct look-up and its two questions. */
+struct host_lookup {
+    struct facts_query *query;
+    char *name;
+    uint16_t preference;
+    uint32_t shuffle;           /* order among equals */
+    struct dns_query *asked[2]; /* A, AAAA */
+    struct ip addresses[2][FACTS_TRY_ADDRESSES];
+    size_t n_addresses[2];
+    bool temporary, dropped_special, own;
+};
+
+struct hop_port {
+    uint16_t port;
+    bool implicit_tls;
+};
+
+struct facts_query {
+    struct facts *facts;
+    char *domain;
+    void (*on_site)(void *arg, const struct facts_site *site);
+    void (*on_endpoints)(void *arg, const struct facts_endpoints *endpoints);
+    void *arg;
+    char *hop; /* its name; NULL: direct */
+    struct hop_port ports[CONFIG_PORTS_MAX];
+    size_t n_ports;
+    struct dns_query *mx;
+    struct host_lookup hosts[FACTS_HOSTS_MAX];
+    size_t n_hosts, n_open;
+    char key[FACTS_SITE_KEY_MAX];
+};
+
+/* A query about `domain` (copied), not asked yet. */
+struct facts_query *facts_query_new(struct facts *facts, const char *domain, void *arg);
+void facts_query_free(struct facts_query *q);
+
+/* What an MX answer says of the site; false in ret->ok with an outcome when it serves none. */
+void
+facts_site_from_answer(const char *domain, const struct dns_answer *mx, struct facts_site *ret);
