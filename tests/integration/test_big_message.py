@@ -4,6 +4,7 @@ import random
 
 from rig import dkimkeys, mail
 from rig.chain import Chain
+from rig.node import sanitized
 from rig.proc import rss_kib
 
 MIB = 1 << 20
@@ -44,7 +45,7 @@ def test_ten_big_messages_at_once_are_streamed_and_not_kept_in_memory(world):
     for session in sessions:
         session.send(message[half:] + b".\r\n")
         session.reply().queued_id
-    assert grown < 64 * 1024, f"{grown} KiB for ten half messages of 10 MiB"
+    assert sanitized() or grown < 64 * 1024, f"{grown} KiB for ten half messages of 10 MiB"
     assert len(mx.wait_mail(10, timeout=120)) == 10
     node.wait_empty()
     assert all(m.data.endswith(message) for m in mx.mails)

@@ -5,6 +5,7 @@ import json
 from rig import mail
 from rig.ledger import Ledger
 from rig.load import Load
+from rig.node import sanitized
 from rig.proc import rss_kib
 from rig.wait import until
 
@@ -31,7 +32,7 @@ def test_fifty_reloads_under_load_lose_and_refuse_nothing(world):
     node.wait_empty(60)
     ledger.check()
     assert hop.mails and mx.mails
-    assert late < early + 30000, f"{early} KiB grew to {late} KiB"
+    assert sanitized() or late < early + 30000, f"{early} KiB grew to {late} KiB"
 
 
 def test_changed_map_applies_to_mail_that_already_waits(world):

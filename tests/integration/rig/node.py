@@ -36,6 +36,12 @@ def binary(name):
     return path
 
 
+def sanitized():
+    """True for a build with a sanitizer: its memory figures mean nothing, and it needs system
+    calls that the release build's filter denies."""
+    return re.search(r"lib(asan|tsan|ubsan)", run("ldd", binary("relayd")).stdout) is not None
+
+
 def merge(base, changes):
     """base with changes; dictionaries are merged, everything else is replaced, None removes."""
     merged = dict(base)

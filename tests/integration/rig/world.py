@@ -29,7 +29,7 @@ class World:
     def dns(self):
         """The name server, started at first use."""
         if not self._dns:
-            self._dns = self._keep(Dns(self.dir / "dns", self.take()).start())
+            self._dns = self.keep(Dns(self.dir / "dns", self.take()).start())
         return self._dns
 
     @property
@@ -38,14 +38,15 @@ class World:
             self._authority = Authority(self.dir / "ca")
         return self._authority
 
-    def _keep(self, part):
+    def keep(self, part):
+        """A further part of this world: its stop() is called at the end, its logs() are shown."""
         self._parts.append(part)
         return part
 
     def remote(self, hostname="mx.test", address=None, port=25, start=True, **options):
         """A scripted server; hostname gets its A record."""
         address = address or self.take()
-        remote = self._keep(Remote(address, port, hostname, **options))
+        remote = self.keep(Remote(address, port, hostname, **options))
         if not self.dns.find(hostname, "A"):
             self.dns.a(hostname, address)
         return remote.start() if start else remote
@@ -59,11 +60,11 @@ class World:
     def postfix(self, hostname, **options):
         """A Postfix that is configured by its as_...() and with_...() methods, then started."""
         directory = self.dir / f"postfix{len(self._parts)}"
-        return self._keep(Postfix(directory, self.take(), hostname, **options))
+        return self.keep(Postfix(directory, self.take(), hostname, **options))
 
     def verifier(self):
         """opendkim as a verifying milter that asks this world's DNS."""
-        return self._keep(OpenDkim(self.dir / "opendkim", self.take(), self.dns).start())
+        return self.keep(OpenDkim(self.dir / "opendkim", self.take(), self.dns).start())
 
     def key(self, domain, selector, kind="rsa"):
         """A DKIM key whose record is published."""
