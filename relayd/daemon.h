@@ -21,6 +21,7 @@
 
 struct api;
 struct daemon_gauges;
+struct reload;
 struct listener;
 
 enum daemon_phase { DAEMON_STARTING, DAEMON_RUNNING, DAEMON_STOPPING };
@@ -50,7 +51,7 @@ struct daemon {
     struct settings *settings;                     /* in force */
     struct settings **all; /* those that somebody holds, the one in force too */
     size_t n_all;
-    bool reloading, reload_again;
+    struct reload *reload;  /* under way, and behind it those that wait */
     msec_t reloaded_at;     /* wall */
     char reload_error[512]; /* of the last reload that failed; "" */
     size_t max_connections; /* outbound, that the descriptors allow */

@@ -13,6 +13,7 @@
 
 struct reload {
     struct job job;
+    struct reload *next;
     struct daemon *d;
     struct settings *settings; /* NULL: refused */
     struct config_problems problems;
@@ -137,6 +138,8 @@ reload_run(struct job *job, struct worker *worker)
         r->settings = NULL;
 }
 
+static void reload_start(struct daemon *d);
+
 static void
 reload_done(struct job *job)
 {
@@ -145,7 +148,6 @@ reload_done(struct job *job)
     struct err err = {0};
     bool ok = false;
 
-    d->reloading = false;
     if (r->settings != NULL)
         warn_of_restart(d->settings->config, r->settings->config, &r->problems);
     daemon_log_problems(d, &r->problems);
@@ -159,45 +161,62 @@ reload_done(struct job *job)
     } else {
         settings_free(r->settings);
     }
-    d->reloaded_at = clock_wall(loop_clock(d->loop));
     d->reload_error[0] = '\0';
     if (ok) {
+        d->reloaded_at = clock_wall(loop_clock(d->loop));
         log_text(d->log, LOG_INFO, "reloaded", "%s", d->config_file);
     } else if (!job->dropped) {
         snprintf(d->reload_error, sizeof(d->reload_error), "%s",
                  err.text[0] != '\0' ? err.text : "the file has errors, see the log");
         log_alert(d->log, "reload_failed", "the old configuration stays: %s", d->reload_error);
     }
-    sdnotify_ready(NULL);
+    if (d->phase == DAEMON_RUNNING)
+        sdnotify_ready(NULL);
     if (r->done != NULL)
         r->done(r->arg, ok, &r->problems);
     config_problems_release(&r->problems);
+    d->reload = r->next;
     free(r);
-    if (d->reload_again && d->phase == DAEMON_RUNNING) {
-        d->reload_again = false;
-        daemon_reload(d, NULL, NULL);
+    while (d->reload != NULL && d->phase != DAEMON_RUNNING) {
+        r = d->reload;
+        d->reload = r->next;
+        if (r->done != NULL)
+            r->done(r->arg, false, &r->problems);
+        free(r);
     }
+    if (d->reload != NULL)
+        reload_start(d);
 }
 
-void
-daemon_reload(struct daemon *d,
-              void (*done)(void *arg, bool ok, const struct config_problems *problems), void *arg)
+/* The first of the line. */
+static void
+reload_start(struct daemon *d)
 {
-    /* A second signal while one is under way: once more afterwards, with what the file says then.
-     * Verbs wait for an answer of their own, and get it. */
-    if (d->reloading && done == NULL) {
-        d->reload_again = true;
-        return;
-    }
-    struct reload *r = xcalloc(1, sizeof(*r));
-    d->reloading = true;
-    r->d = d;
-    r->done = done;
-    r->arg = arg;
+    struct reload *r = d->reload;
     r->job.run = reload_run;
     r->job.done = reload_done;
     sdnotify_reloading();
     log_reopen(d->log);
     accept_refresh_certificates(d->accept);
     workers_submit(d->workers, &r->job);
+}
+
+void
+daemon_reload(struct daemon *d,
+              void (*done)(void *arg, bool ok, const struct config_problems *problems), void *arg)
+{
+    /* One at a time, so that the file that was read last is the one in force. A signal is content
+     * with the next one; verbs wait for an answer of their own. */
+    struct reload **end = &d->reload;
+    while (*end != NULL)
+        end = &(*end)->next;
+    if (done == NULL && d->reload != NULL && end != &d->reload->next)
+        return;
+    struct reload *r = xcalloc(1, sizeof(*r));
+    r->d = d;
+    r->done = done;
+    r->arg = arg;
+    *end = r;
+    if (d->reload == r)
+        reload_start(d);
 }
