@@ -140,10 +140,10 @@ on_hold(void *arg, struct rcpt *rcpt, struct span reason)
 }
 
 static bool
-on_curable(void *arg, const struct outcome *outcome)
+on_curable(void *arg, const struct outcome *outcome, const char *host)
 {
     struct daemon *d = arg;
-    return record_curable(d->record, outcome);
+    return record_curable(d->record, outcome, host);
 }
 
 static bool

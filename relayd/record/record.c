@@ -335,10 +335,10 @@ record_wanted_route(const struct rcpt *rcpt)
 }
 
 bool
-record_curable(struct record *r, const struct outcome *o)
+record_curable(struct record *r, const struct outcome *o, const char *host)
 {
     struct settings *settings = r->env.settings_take(r->env.arg);
-    struct verdict v = judge(settings, o, "");
+    struct verdict v = judge(settings, o, host);
     r->env.settings_give(r->env.arg, settings);
     return curable(o, &v);
 }

@@ -59,7 +59,7 @@ void record_hold(struct record *r, struct rcpt *rcpt, struct span reason);
 /* The route that the administrator wants first, kept in the attempt record; empty: none. */
 struct span record_wanted_route(const struct rcpt *rcpt);
 /* Could another route cure this failure of all hosts of a site? */
-bool record_curable(struct record *r, const struct outcome *o);
+bool record_curable(struct record *r, const struct outcome *o, const char *host);
 /* Has its expiry, or a delay notice to its sender, fallen due? */
 bool record_overdue(struct record *r, const struct rcpt *rcpt);
 /* How many attempts ended how, since the start. */

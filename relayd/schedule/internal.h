@@ -135,7 +135,7 @@ enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };
 /* May a recipient be brought here now? LAST_RESORT: a probe is under way; wait for it. */
 enum site_use site_usable(struct site *site);
 void site_up(struct site *site);
-void site_down(struct site *site, const struct outcome *outcome);
+void site_down(struct site *site, const struct outcome *outcome, const char *host);
 /* Those who wait here (of `domain`; NULL: all) plan anew. */
 void site_replan(struct site *site, const char *domain);
 bool site_suspended(const struct site *site);

@@ -240,7 +240,7 @@ attempt_group(struct site *site, const struct outcome *outcome, const struct lin
                                        .hop = site_hop(site) != NULL};
     }
     if (down)
-        site_down(site, outcome);
+        site_down(site, outcome, met == NULL ? "" : met->host);
     else
         site_up(site);
     if (n > 0)
@@ -275,18 +275,19 @@ schedule_link_failed(struct site_link *link, const struct outcome *outcome)
     link->met = NULL;
     link_free(link);
     size_t n_serving = site->state == SITE_UP ? links_serving(site) : 0;
+    bool decides = n_serving == 0 && site->n_open == 0 && !quit;
     if (n_serving > 0 && !quit && outcome->origin != ORIGIN_DNS) {
         /* Others are connected: the site takes no more than these for a while. */
         site->link_limit = n_serving;
         site->limit_until = clock_now(s->clock) + LINK_LIMIT_MS;
-    } else if (n_serving == 0 && !quit && site->n_open == 0) {
+    } else if (decides) {
         /* A refusal by every host is an answer to this message; else it is the site's trouble. */
         attempt_group(site, outcome, met, outcome->kind != OUTCOME_FAILED);
-    } /* else one that still opens decides */
+    }
     link_met_free(met);
     pump_slots(s);
-    if (n_serving == 0)
-        site_pump(site);
+    if (decides || quit)
+        site_pump(site); /* else those that are open or opening go on with it */
     pump_drained(s);
 }
 
@@ -306,7 +307,7 @@ schedule_link_sent(struct site_link *link, const struct outcome *trouble)
     s->n_busy--;
     site->used_at = clock_now(s->clock);
     if (trouble != NULL)
-        site_down(site, trouble);
+        site_down(site, trouble, "");
 }
 
 void

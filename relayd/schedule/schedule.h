@@ -56,8 +56,8 @@ struct schedule_ops {
     bool (*ready)(void *arg, void *conn);
     /* Outcomes that need no connection (no route, no site, a site that is down): to record. */
     void (*attempted)(void *arg, struct attempt *attempts, size_t n);
-    /* Could another route cure this failure of a whole site? */
-    bool (*curable)(void *arg, const struct outcome *outcome);
+    /* Could another route cure this failure of a whole site? `host` said so, or "". */
+    bool (*curable)(void *arg, const struct outcome *outcome, const char *host);
     /* A rule says hold. */
     void (*hold)(void *arg, struct rcpt *rcpt, struct span reason);
     /* The route that the administrator wants first for this recipient; empty: none. Points into

@@ -334,12 +334,12 @@ site_replan(struct site *site, const char *domain)
 }
 
 void
-site_down(struct site *site, const struct outcome *outcome)
+site_down(struct site *site, const struct outcome *outcome, const char *host)
 {
     struct schedule *s = site->schedule;
 
     site->failure = *outcome;
-    site->curable = s->env.ops->curable(s->env.arg, outcome);
+    site->curable = s->env.ops->curable(s->env.arg, outcome, host);
     site->failures++;
     msec_t delay = probe_delay(site);
     site->probe_at = clock_now(s->clock) + delay;
