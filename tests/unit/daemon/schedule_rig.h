@@ -262,8 +262,9 @@ rig_attempted(void *arg, struct attempt *attempts, size_t n)
 }
 
 static bool
-rig_curable(void *arg, const struct outcome *o)
+rig_curable(void *arg, const struct outcome *o, const char *host)
 {
+    (void)host;
     (void)arg;
     return o->path;
 }

@@ -217,6 +217,175 @@ a_lane_pauses_when_enough_of_it_is_in_hand(void **state)
     assert_int_equal(r.n_delivered, 3 * LANE_HAND_MAX / 2);
 }
 
+/* ---- sites ---- */
+
+/* Every recipient in the queue becomes a deferred one that is due. */
+static void
+all_deferred(size_t n_rcpts)
+{
+    struct queue_key after = {0};
+    const struct queue_filter all = {0};
+    const struct queue_change defer = {.verb = QUEUE_DEFER, .due_at = T0};
+    struct queue_touched *touched = xcalloc(n_rcpts, sizeof(*touched));
+    struct queue_batch *batch = begin(&r.f);
+    bool more = true;
+    size_t n;
+    while (more)
+        OK(queue_apply_filter(batch, &all, &defer, &after, n_rcpts, touched, &n, &more, err));
+    commit(batch);
+    free(touched);
+}
+
+static size_t
+site_ready(const char *name)
+{
+    struct site_info info;
+    return schedule_site_find(r.schedule, "direct", name, &info) ? info.n_ready : 0;
+}
+
+static void
+a_full_site_leaves_what_is_deferred_alone(void **state)
+{
+    (void)state;
+    const size_t n_domains = 4, n_each = LANE_HAND_MAX;
+    static char names[4][16];
+    for (size_t i = 0; i < n_domains; i++) {
+        snprintf(names[i], sizeof(names[i]), "d%zu.test", i);
+        rig_mx(names[i], "mx.shared.test");
+        struct queue_batch *batch = begin(&r.f);
+        char address[32];
+        snprintf(address, sizeof(address), "a@%s", names[i]);
+        for (size_t k = 0; k < n_each; k++)
+            add_to(&r.f, batch, (const char *const[]){address, NULL});
+        commit(batch);
+    }
+    all_deferred(n_domains * n_each);
+    rig_schedule(DIRECT, 1);
+    RIG_WAIT(r.n_conns == 1);
+    rig_settle();
+    assert_true(site_ready("mx.shared.test") <= SITE_READY_MAX);
+    assert_true(site_ready("mx.shared.test") >= SITE_READY_MAX - SCHEDULE_PAGE_ROWS);
+    struct store_numbers before, after;
+    store_numbers(r.store, &before);
+    rig_pass(10 * MINUTE, 10 * SECOND); /* looked at again and again */
+    store_numbers(r.store, &after);
+    assert_int_equal(after.records, before.records);
+    assert_int_equal(rig_stats().scheduled, n_domains * n_each);
+    /* And when the site takes them at last, all go without a pause. */
+    r.auto_ready = r.auto_end = true;
+    conn_ready(r.conns[0]);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, n_domains * n_each);
+}
+
+static void
+slow_sites_leave_room_for_others(void **state)
+{
+    (void)state;
+    const size_t n_slow = 12, n_each = 2500;
+    char address[32];
+    for (size_t i = 0; i < n_slow; i++) {
+        struct queue_batch *batch = begin(&r.f);
+        snprintf(address, sizeof(address), "a@slow%zu.test", i);
+        for (size_t k = 0; k < n_each; k++)
+            add_to(&r.f, batch, (const char *const[]){address, NULL});
+        commit(batch);
+    }
+    rig_fill(300, "a@quick.test"); /* behind them all */
+    rig_schedule(DIRECT, MANY);    /* and no slow one ever answers */
+    for (int i = 0; i < 100 && conn_to("mx.quick.test", RIG_OPENING) == NULL; i++)
+        rig_pass(SECOND, SECOND);
+    r.auto_ready = r.auto_end = true;
+    struct rig_conn *c = conn_to("mx.quick.test", RIG_OPENING);
+    assert_non_null(c);
+    conn_ready(c);
+    for (int i = 0; i < 100 && r.n_delivered < 300; i++)
+        rig_pass(SECOND, SECOND);
+    assert_int_equal(r.n_delivered, 300);
+    assert_true(r.most_in_hand <= SCHEDULE_HAND_MAX);
+    r.auto_ready = r.auto_end = false;
+}
+
+static void
+a_site_that_cannot_be_reached_is_probed_by_one(void **state)
+{
+    (void)state;
+    struct outcome dead = path_failure("connection refused");
+    struct site_info info;
+    rig_schedule(DIRECT, MANY);
+    rig_settle();
+    for (int i = 0; i < 5; i++)
+        rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 5);
+    for (int i = 0; i < 5; i++)
+        conn_failed(r.conns[i], &dead);
+    rig_settle();
+    /* One message has made the attempt, the others wait for the probe. */
+    assert_int_equal(r.n_deferred, 1);
+    assert_true(schedule_site_find(r.schedule, "direct", "mx.one.test", &info));
+    assert_int_equal(info.state, SITE_DOWN);
+    assert_int_equal(rig_numbers().in_hand, 0);
+    assert_int_equal(rig_stats().scheduled, 5);
+    rig_accept_one("b@one.test"); /* comes meanwhile: waits too */
+    rig_pass(5 * MINUTE - SECOND, MINUTE);
+    assert_int_equal(r.n_conns, 5);
+    rig_pass(2 * SECOND, SECOND);
+    assert_int_equal(conns_in(RIG_OPENING), 1);
+    assert_int_equal(rig_numbers().ready, 6);
+    conn_failed(r.conns[5], &dead);
+    rig_settle();
+    assert_int_equal(r.n_deferred, 2);
+    rig_pass(5 * MINUTE + SECOND, MINUTE);
+    assert_int_equal(conns_in(RIG_OPENING), 1);
+    r.auto_ready = r.auto_end = true;
+    conn_ready(r.conns[6]);
+    RIG_WAIT(FINISHED());
+    assert_int_equal(r.n_delivered, 6);
+    assert_true(schedule_site_find(r.schedule, "direct", "mx.one.test", &info));
+    assert_int_equal(info.state, SITE_UP);
+}
+
+static void
+a_probe_whose_recipient_left_is_made_by_the_next(void **state)
+{
+    (void)state;
+    struct outcome dead = path_failure("connection refused");
+    struct site_info info;
+    rig_schedule(FALLBACK, MANY);
+    rig_settle();
+    r.reroute = true;
+    rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    conn_failed(r.conns[0], &dead);
+    RIG_WAIT(conn_to("us", RIG_OPENING) != NULL);
+    r.auto_end = true;
+    conn_ready(conn_to("us", RIG_OPENING));
+    RIG_WAIT(FINISHED());
+    rig_pass(5 * MINUTE + SECOND, MINUTE);
+    uint64_t id = rig_accept_one("b@one.test");
+    RIG_WAIT(conn_to("mx.one.test", RIG_OPENING) != NULL);
+    /* The administrator removes it while the probe is under way; the connection is dropped. */
+    struct store_op op = {.kind = STORE_ADMIN};
+    struct queue_touched touched[4];
+    op.admin.filter.id = id;
+    op.admin.change =
+        (struct queue_change){.verb = QUEUE_FINISH, .result = QUEUE_REMOVED, .finished_at = T0};
+    struct queue_batch *batch = NULL;
+    (void)batch;
+    const struct queue_touched gone = {.id = id, .no = 0};
+    (void)touched;
+    (void)op;
+    schedule_touched(r.schedule, &gone, 1, rig_stats().txn_id);
+    conn_closed(conn_to("mx.one.test", RIG_OPENING));
+    rig_pass(2 * SECOND, SECOND);
+    assert_true(schedule_site_find(r.schedule, "direct", "mx.one.test", &info));
+    assert_int_equal(info.state, SITE_DOWN);
+    rig_accept_one("c@one.test");
+    RIG_WAIT(conn_to("mx.one.test", RIG_OPENING) != NULL); /* not by the fallback */
+    conn_ready(conn_to("mx.one.test", RIG_OPENING));
+    RIG_WAIT(rig_numbers().in_hand == 0);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -230,6 +399,10 @@ main(int argc, char **argv)
         T(a_deferred_one_comes_back_at_its_moment),
         T(a_restart_goes_on_where_the_queue_stands),
         T(a_lane_pauses_when_enough_of_it_is_in_hand),
+        T(a_full_site_leaves_what_is_deferred_alone),
+        T(slow_sites_leave_room_for_others),
+        T(a_site_that_cannot_be_reached_is_probed_by_one),
+        T(a_probe_whose_recipient_left_is_made_by_the_next),
     };
     RUN_TESTS(tests);
 }
