@@ -198,8 +198,9 @@ class Container:
         """As Docker stops it: the image's stop signal, and nothing else within the grace period."""
         if self._process is None:
             return
-        grace = re.fullmatch(r"(\d+)s", compose_service()["stop_grace_period"]).group(1)
-        podman("stop", "-t", grace, self.name, timeout=2 * MINUTES)
+        if self._process.running():
+            grace = re.fullmatch(r"(\d+)s", compose_service()["stop_grace_period"]).group(1)
+            podman("stop", "-t", grace, self.name, timeout=2 * MINUTES)
         code = self.wait_exit()
         assert code == 0, f"the container ended with {code}:\n{self.log.tail()}"
 
