@@ -145,6 +145,22 @@ route_decide(const struct config *config, const struct route_query *query,
     decide(config, &hits, ret);
 }
 
+bool
+route_prefer(struct route_decision *decision, unsigned route)
+{
+    assert(decision->action == ROUTE_DELIVER && route < CONFIG_ROUTES_MAX);
+    if (decision->never_via >> route & 1)
+        return false;
+    size_t at = 0;
+    while (at < decision->n_routes && decision->routes[at] != route)
+        at++;
+    if (at == decision->n_routes)
+        decision->n_routes++; /* there is room: each route stands there once at most */
+    memmove(&decision->routes[1], &decision->routes[0], at * sizeof(decision->routes[0]));
+    decision->routes[0] = route;
+    return true;
+}
+
 /* The domain behind the last '@' into buf; an address literal stays as it is. */
 static enum err_code
 split(struct span address, const char *what, struct span *ret_local, char buf[static DOMAIN_BUF],

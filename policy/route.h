@@ -60,6 +60,10 @@ struct route_decision {
 void route_decide(const struct config *config, const struct route_query *query,
                   struct route_decision *ret);
 
+/* Put `route` in front of the routes of a DELIVER decision, whether the rule names it or not. False
+ * when a fence forbids it: nothing is changed. */
+bool route_prefer(struct route_decision *decision, unsigned route);
+
 /* Split sender and recipient at their last '@' and canonicalise the domains into the buffers.
  * For callers that have only text (relayctl explain, records). Returns ERR_INVAL with why not. */
 MUST_CHECK enum err_code route_query_set(struct route_query *query, struct span sender,

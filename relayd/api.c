@@ -232,7 +232,7 @@ status_json(struct api *api)
     struct trouble trouble = {.list = cJSON_AddArrayToObject(json, "sites")};
     schedule_sites(d->schedule, add_site, &trouble);
     add_suspended(d, json);
-    cJSON_AddNumberToObject(json, "learned", 0);
+    cJSON_AddNumberToObject(json, "learned", (double)schedule_pins(d->schedule, NULL, NULL));
     add_alerts(d, json);
     add_certificate(d, json);
     return json;
@@ -332,6 +332,7 @@ api_new(struct daemon *d)
     control_routes(d->control, api_trace_routes, api_n_trace_routes, api);
     control_routes(d->control, api_job_routes, api_n_job_routes, api);
     control_routes(d->control, api_check_routes, api_n_check_routes, api);
+    control_routes(d->control, api_learned_routes, api_n_learned_routes, api);
 }
 
 void

@@ -4,7 +4,7 @@
  *
  *   api.c status, health, reload    api_queue.c list, show, body    api_verbs.c retry, hold, ...
  *   api_route.c explain, routes, suspend    api_trace.c trace    api_jobs.c long jobs and verify
- *   api_check.c a new configuration against the queue
+ *   api_check.c a new configuration against the queue    api_learned.c pinned routes
  */
 #pragma once
 
@@ -29,9 +29,9 @@ struct api {
 };
 
 extern const struct control_route api_queue_routes[], api_verb_routes[], api_route_routes[],
-    api_trace_routes[], api_job_routes[], api_check_routes[];
+    api_trace_routes[], api_job_routes[], api_check_routes[], api_learned_routes[];
 extern const size_t api_n_queue_routes, api_n_verb_routes, api_n_route_routes, api_n_trace_routes,
-    api_n_job_routes, api_n_check_routes;
+    api_n_job_routes, api_n_check_routes, api_n_learned_routes;
 
 /* Read {id} of the path; false: the call has been answered. */
 bool api_id(struct control_call *call, uint64_t *ret);

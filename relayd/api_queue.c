@@ -39,19 +39,29 @@ add_refusals(cJSON *item, const struct attempts *a)
     }
 }
 
+static void
+add_hold_reason(cJSON *item, const char *reason)
+{
+    CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
+    strbuf_printf(&text, "its domain is held%s%s", reason[0] == '\0' ? "" : ": ", reason);
+    api_add_span(item, "reason", strbuf_span(&text));
+}
+
 /* What is told of a recipient by list and show alike. */
 static void
 add_rcpt(cJSON *item, struct daemon *d, const struct queue_rcpt *rcpt, bool domain_held,
          struct attempts *a)
 {
     const char *state = api_state(d, rcpt, domain_held);
-    const struct refusal *last = NULL;
+    const struct refusal *last = NULL, *held = NULL;
 
-    if (attempts_decode(rcpt->attempts, a, NULL) == ERR_OK && a->n_refusals > 0)
-        last = &a->refusals[a->n_refusals - 1];
+    /* The newest that a route gave; a hold notes its reason without one. */
+    if (attempts_decode(rcpt->attempts, a, NULL) == ERR_OK)
+        for (int i = 0; i < a->n_refusals; i++)
+            *(a->refusals[i].route.n > 0 ? &last : &held) = &a->refusals[i];
     api_add_span(item, "rcpt", rcpt->address);
     cJSON_AddStringToObject(item, "state", state);
-    if (last != NULL && last->route.n > 0)
+    if (last != NULL)
         api_add_span(item, "route", last->route);
     else
         cJSON_AddNullToObject(item, "route");
@@ -69,10 +79,10 @@ add_rcpt(cJSON *item, struct daemon *d, const struct queue_rcpt *rcpt, bool doma
     } else {
         cJSON_AddNullToObject(item, "last_reply");
     }
-    if (strcmp(state, API_STATE_HELD) == 0 && last != NULL && last->route.n == 0)
-        api_add_span(item, "reason", last->text);
+    if (rcpt->state == QUEUE_HELD && held != NULL)
+        api_add_span(item, "reason", held->text);
     else if (domain_held)
-        cJSON_AddStringToObject(item, "reason", "its domain is held");
+        add_hold_reason(item, schedule_hold_reason(d->schedule, rcpt->domain));
     else
         cJSON_AddNullToObject(item, "reason");
 }

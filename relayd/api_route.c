@@ -297,7 +297,25 @@ add_decision(struct explain *e)
                  dec->fences[i]->mark.line);
         cJSON_AddItemToArray(fences, cJSON_CreateString(rule));
     }
+}
+
+/* The administrator's own choice for the domain, where no fence forbids it. */
+static void
+add_pin(struct explain *e)
+{
+    const struct pin *pin = schedule_pinned(e->api->d->schedule, span_str(e->domain));
+    int r = pin == NULL ? -1 : config_route_find(e->settings->config, span_str(pin->route));
+    char at[LOG_TIME_BYTES];
+
+    if (r >= 0 && e->decision.action == ROUTE_DELIVER && route_prefer(&e->decision, (unsigned)r)) {
+        cJSON_AddStringToObject(e->json, "learned", pin->route);
+        step(e, "pinned to route %s until %s", pin->route, log_time_format(pin->until_at, at));
+        return;
+    }
     cJSON_AddNullToObject(e->json, "learned");
+    if (pin != NULL)
+        step(e, "pinned to route %s, which %s", pin->route,
+             r < 0 ? "is not there any more" : "is forbidden here");
 }
 
 static void
@@ -329,6 +347,7 @@ explain_get(struct control_call *call, void *arg)
     e->steps = cJSON_CreateArray();
     route_explain(e->settings->config, &e->query, &e->decision, on_rule, e);
     add_decision(e);
+    add_pin(e);
     cJSON_AddItemToObject(e->json, "steps", e->steps);
     if (e->decision.action == ROUTE_DELIVER) {
         explain_deliver(e);

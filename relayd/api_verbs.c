@@ -5,8 +5,9 @@
  *    count (list pages) ─▶ answer {matched, job} ─▶ slice ─▶ slice ─▶ ... ─▶ done
  *                             few: answered when they are done, without a job
  *
- * retry, hold, release and remove are one store operation a slice; bounce and reroute look at each
- * recipient: a bounce goes through record like any failure, a reroute keeps its attempts.
+ * retry, hold, release and remove are one store operation a slice; bounce, reroute and a hold with
+ * a reason look at each recipient: a bounce goes through record like any failure, the others note
+ * the route or the reason beside its attempts.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -250,7 +251,7 @@ give_up(struct verb_run *run, const struct queue_page *page)
 }
 
 static void
-reroute_done(struct store_op *op)
+noted(struct store_op *op)
 {
     struct verb_run *run = CONTAINER_OF(op, struct verb_run, op);
     size_t n = 0;
@@ -273,21 +274,27 @@ reroute_done(struct store_op *op)
     run_went_on(run);
 }
 
-/* Each keeps its attempts and gets the wanted route noted in them; due now. */
+/* Each keeps its attempts; noted in them is the wanted route, or why it is held. */
 static bool
-reroute(struct verb_run *run, const struct queue_page *page)
+note_each(struct verb_run *run, const struct queue_page *page)
 {
     struct daemon *d = run->api->d;
     msec_t now = clock_wall(loop_clock(d->loop));
+    bool hold = run->verb == VERB_HOLD;
+    struct outcome held;
     size_t n = 0;
 
+    outcome_set(&held, OUTCOME_DEFERRED, ORIGIN_LOCAL, "queue", "4.2.0", "%s", run->reason);
     for (size_t i = 0; i < page->n_rows; i++) {
         const struct queue_rcpt *rcpt = &page->rows[i].rcpt;
         struct strbuf bytes = STRBUF_INIT;
         struct attempts a;
-        if (attempts_decode(rcpt->attempts, &a, NULL) != ERR_OK)
+        if (attempts_decode(rcpt->attempts, &a, NULL) != ERR_OK && !hold)
             continue;
-        a.route = span_str(run->route);
+        if (hold)
+            attempts_add(&a, &held, SPAN_NONE, SPAN_NONE, now);
+        else
+            a.route = span_str(run->route);
         attempts_encode(&a, &bytes);
         struct span attempts = strbuf_span(&bytes);
         free(run->attempts[n]);
@@ -296,7 +303,7 @@ reroute(struct verb_run *run, const struct queue_page *page)
         run->changes[n] = (struct queue_change){.id = rcpt->id,
                                                 .no = rcpt->no,
                                                 .revision = rcpt->revision,
-                                                .verb = QUEUE_DEFER,
+                                                .verb = hold ? QUEUE_HOLD : QUEUE_DEFER,
                                                 .due_at = now,
                                                 .attempts_set = true,
                                                 .attempts = span_of(run->attempts[n], attempts.n)};
@@ -304,7 +311,7 @@ reroute(struct verb_run *run, const struct queue_page *page)
     }
     if (n == 0)
         return false;
-    run->op = (struct store_op){.kind = STORE_OUTCOMES, .done = reroute_done};
+    run->op = (struct store_op){.kind = STORE_OUTCOMES, .done = noted};
     run->op.outcomes.changes = run->changes;
     run->op.outcomes.n_changes = n;
     store_submit(d->store, &run->op);
@@ -327,7 +334,7 @@ each_page_done(struct store_read *read)
     if (run->verb == VERB_BOUNCE)
         give_up(run, page);
     else
-        pending = reroute(run, page);
+        pending = note_each(run, page);
     queue_page_release(page);
     if (!pending)
         run_went_on(run);
@@ -346,7 +353,9 @@ each_slice(struct verb_run *run)
 static void
 run_slice(struct verb_run *run)
 {
-    if (run->verb == VERB_BOUNCE || run->verb == VERB_REROUTE)
+    bool each = run->verb == VERB_BOUNCE || run->verb == VERB_REROUTE ||
+                (run->verb == VERB_HOLD && run->reason[0] != '\0');
+    if (each)
         each_slice(run);
     else
         admin_slice(run);
@@ -365,7 +374,10 @@ fact_done(struct store_op *op)
         run_failed(run, op->code, op->err.text);
         return;
     }
-    schedule_hold_domain(d->schedule, run->filter.filter.domain, run->verb == VERB_HOLD);
+    if (run->verb == VERB_HOLD)
+        schedule_hold_domain(d->schedule, run->filter.filter.domain, span_str(run->reason));
+    else
+        schedule_release_domain(d->schedule, run->filter.filter.domain);
     if (run->verb == VERB_RELEASE) {
         run_slice(run); /* those that were held one by one, too */
         return;

@@ -84,6 +84,9 @@ refusals_of(const struct item *item, struct attempts *a, struct dsn_refusal ret[
     for (int i = a->n_refusals - 1; i >= 0 && n < DSN_REFUSALS_MAX; i--) {
         const struct refusal *f = &a->refusals[i];
         struct span peer = f->peer;
+        /* What was noted for the administrator is not for the sender. */
+        if (f->route.n == 0 && i < a->n_refusals - 1)
+            continue;
         struct span host = span_cut(&peer, ' ');
         size_t port = peer.n;
         while (port > 0 && peer.p[port - 1] != ':')

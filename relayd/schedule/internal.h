@@ -4,6 +4,7 @@
  *   pages.c     into hand and out again             plan.c   recipients to sites
  *   site.c      sites and their ready lists         pump.c   what a site does next
  *   link.c      one connection of a site            pause.c  suspensions and held domains
+ *   pin.c       domains pinned to a route
  *   attempt.c   outcomes without a connection       postpone.c  back to the queue, no attempt made
  *   hand.c lanes.c  the tables
  */
@@ -106,7 +107,8 @@ struct schedule {
     void *drained_arg;
     struct pause *pauses;
     struct timer pause_timer;
-    struct map held_domains;     /* canonical domain -> its own text */
+    struct map held_domains;     /* canonical domain -> its own text, and the reason */
+    struct map pins;             /* canonical domain -> struct pin */
     struct postponed *postponed; /* being gathered in this tick */
     size_t n_postponed;
     struct deferred flush;
@@ -171,6 +173,10 @@ void attempts_release(struct schedule *s);
 
 /* postpone.c: back to the queue's schedule at `due_at`, no attempt counted. */
 void postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at);
+
+/* pin.c */
+void pin_load(struct schedule *s, struct span domain, struct span value);
+void pins_free(struct schedule *s);
 
 /* pause.c */
 bool pause_domain(const struct schedule *s, struct span domain);

@@ -168,19 +168,37 @@ schedule_resume(struct schedule *s, struct span name)
     return n;
 }
 
+/* A domain on hold: its name and, behind that, the reason. */
 void
-schedule_hold_domain(struct schedule *s, struct span domain, bool held)
+schedule_hold_domain(struct schedule *s, struct span domain, struct span reason)
 {
-    char *old = map_get(&s->held_domains, domain);
-    if (held && old == NULL) {
-        char *name = xstrndup(domain.p, domain.n);
-        map_put(&s->held_domains, span_str(name), name);
+    char *text = xmalloc(domain.n + reason.n + 2);
+    memcpy(text, domain.p, domain.n);
+    text[domain.n] = '\0';
+    if (reason.n > 0)
+        memcpy(text + domain.n + 1, reason.p, reason.n);
+    text[domain.n + 1 + reason.n] = '\0';
+    char *old = map_put(&s->held_domains, span_of(text, domain.n), text);
+    if (old == NULL)
         domain_out(s);
-    } else if (!held && old != NULL) {
-        map_remove(&s->held_domains, domain);
-        free(old);
-        schedule_rescan(s);
-    }
+    free(old);
+}
+
+void
+schedule_release_domain(struct schedule *s, struct span domain)
+{
+    char *old = map_remove(&s->held_domains, domain);
+    if (old == NULL)
+        return;
+    free(old);
+    schedule_rescan(s);
+}
+
+const char *
+schedule_hold_reason(const struct schedule *s, struct span domain)
+{
+    const char *text = map_get(&s->held_domains, domain);
+    return text == NULL ? "" : text + strlen(text) + 1;
 }
 
 void
@@ -253,16 +271,19 @@ state_done(struct store_read *read)
     struct schedule *s = sr->schedule;
     struct span prefix = read->state.prefix;
     bool holds = span_eq(prefix, SPAN(QUEUE_HOLD_SPACE));
+    bool pins = span_eq(prefix, SPAN(SCHEDULE_PIN_SPACE));
 
     if (read->code != ERR_OK) {
-        log_alert(s->env.log, "queue_damaged", "holds and suspensions cannot be read: %s",
-                  read->err.text);
+        log_alert(s->env.log, "queue_damaged", "the state rows %.*s cannot be read: %s",
+                  SPAN_ARG(prefix), read->err.text);
     } else {
         struct queue_facts *facts = &read->state.facts;
         for (size_t i = 0; i < facts->n_rows; i++) {
             struct span name = span_from(facts->rows[i].key, prefix.n);
             if (holds)
-                schedule_hold_domain(s, name, true);
+                schedule_hold_domain(s, name, facts->rows[i].value);
+            else if (pins)
+                pin_load(s, name, facts->rows[i].value);
             else
                 take_suspension(s, name, facts->rows[i].value);
         }
@@ -274,8 +295,8 @@ state_done(struct store_read *read)
         }
         queue_facts_release(facts);
     }
-    if (holds) {
-        state_read(sr, SPAN("suspend:"), SPAN_NONE);
+    if (!pins) {
+        state_read(sr, holds ? SPAN("suspend:") : SPAN(SCHEDULE_PIN_SPACE), SPAN_NONE);
         return;
     }
     void (*then)(struct schedule *) = sr->then;

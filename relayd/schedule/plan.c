@@ -122,24 +122,19 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
     postpone_rcpt(s, rcpt, clock_wall(s->clock) + (wait > 0 ? wait : 0));
 }
 
-/* A route that the administrator asked for goes first, unless a fence forbids it. */
+/* A route that the administrator asked for goes first, for this recipient or for its domain, unless
+ * a fence forbids it. */
 static void
 plan_wanted(const struct schedule *s, const struct rcpt *rcpt, struct route_decision *d)
 {
     struct span wanted = s->env.ops->wanted_route(s->env.arg, rcpt);
+    const struct pin *pin = schedule_pinned(s, rcpt->domain);
+
+    if (wanted.n == 0 && pin != NULL)
+        wanted = span_str(pin->route);
     int r = wanted.n == 0 ? -1 : config_route_find(s->config, wanted);
-    if (r < 0 || d->never_via & (route_mask)1 << r)
-        return;
-    size_t at = 0;
-    while (at < d->n_routes && d->routes[at] != (unsigned)r)
-        at++;
-    if (at == d->n_routes) {
-        if (d->n_routes == CONFIG_ROUTES_MAX)
-            return;
-        d->n_routes++;
-    }
-    memmove(&d->routes[1], &d->routes[0], at * sizeof(d->routes[0]));
-    d->routes[0] = (unsigned)r;
+    if (r >= 0)
+        route_prefer(d, (unsigned)r);
 }
 
 static void

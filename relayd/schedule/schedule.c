@@ -67,6 +67,7 @@ schedule_new(const struct schedule_env *env)
     arc4random_buf(&seed, sizeof(seed));
     map_init(&s->sites, seed);
     map_init(&s->held_domains, seed);
+    map_init(&s->pins, seed);
     hand_init(&s->hand);
     lanes_init(&s->lanes, s->clock, on_lanes_due, s);
     s->slot_tail = &s->slot_first;
@@ -110,6 +111,7 @@ schedule_free(struct schedule *s)
     lanes_release(&s->lanes);
     hand_release(&s->hand);
     pauses_free(s);
+    pins_free(s);
     free(s);
 }
 

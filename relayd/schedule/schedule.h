@@ -168,7 +168,32 @@ size_t schedule_resume(struct schedule *s, struct span name);
 const struct pause *schedule_pauses(const struct schedule *s);
 const struct pause *
 schedule_paused(const struct schedule *s, enum pause_kind kind, struct span name);
-void schedule_hold_domain(struct schedule *s, struct span domain, bool held);
+void schedule_hold_domain(struct schedule *s, struct span domain, struct span reason);
+void schedule_release_domain(struct schedule *s, struct span domain);
+/* Why the domain is on hold; "": no reason was given, or it is not. */
+const char *schedule_hold_reason(const struct schedule *s, struct span domain);
+
+/* Pins: by which route the administrator sends a domain's mail for a while. State rows
+ * SCHEDULE_PIN_SPACE and the canonical domain. */
+#define SCHEDULE_PIN_SPACE "pin:"
+#define PIN_VALUE_MAX 128
+struct pin {
+    char *domain, *route;
+    msec_t since_at, until_at; /* wall */
+};
+/* What a pin's row holds, written to `buf`. */
+struct span schedule_pin_value(char buf[static PIN_VALUE_MAX], struct span route, msec_t since_at,
+                               msec_t until_at);
+/* Pin a domain, in the place of an earlier pin. */
+void schedule_pin(struct schedule *s, struct span domain, struct span route, msec_t since_at,
+                  msec_t until_at);
+/* Whether there was a pin that still held. */
+bool schedule_unpin(struct schedule *s, struct span domain);
+/* The domain's pin; NULL: none, or its time is over. */
+const struct pin *schedule_pinned(const struct schedule *s, struct span domain);
+/* Call each (may be NULL) for all that hold; returns their number. */
+size_t
+schedule_pins(const struct schedule *s, void (*each)(void *arg, const struct pin *pin), void *arg);
 
 /* ---- what is going on ---- */
 

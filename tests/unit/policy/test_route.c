@@ -501,6 +501,27 @@ the_index_agrees_with_a_walk_of_the_rules(void **state)
     strbuf_release(&rules);
 }
 
+static void
+a_preferred_route_goes_first_but_through_no_fence(void **state)
+{
+    (void)state;
+    struct config *config = load("  - {domains: [gov.example], never_via: [us]}\n"
+                                 "  - {default: true, route: direct, fallback: [us]}\n");
+    struct route_decision d;
+    char buf[256];
+    decide(config, "a@x.example", "b@y.example", &d);
+    assert_true(route_prefer(&d, 1));
+    assert_string_equal(told(config, &d, buf, sizeof(buf)), "us direct");
+    assert_true(route_prefer(&d, 2)); /* that the rule does not name */
+    assert_string_equal(told(config, &d, buf, sizeof(buf)), "jp us direct");
+    assert_true(route_prefer(&d, 2));
+    assert_string_equal(told(config, &d, buf, sizeof(buf)), "jp us direct");
+    decide(config, "a@x.example", "b@gov.example", &d);
+    assert_false(route_prefer(&d, 1));
+    assert_string_equal(told(config, &d, buf, sizeof(buf)), "direct");
+    config_free(config);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -514,6 +535,7 @@ main(int argc, char **argv)
         cmocka_unit_test(the_null_sender_is_matched_by_itself_only),
         cmocka_unit_test(fences_hold_wherever_they_stand),
         cmocka_unit_test(more_fences_than_are_named_hold_all_the_same),
+        cmocka_unit_test(a_preferred_route_goes_first_but_through_no_fence),
         cmocka_unit_test(no_rule_is_550_5_4_4),
         cmocka_unit_test(address_literals_go_by_the_default_rule),
         cmocka_unit_test(rules_can_ask_for_more_tls_never_for_less),

@@ -1,0 +1,152 @@
+/*
+ * api_learned - routes that go before the map's own choice: shown, forgotten, and set by hand.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "policy/base/mem.h"
+#include "relayd/api_internal.h"
+
+#define PIN_MAX_MS (365 * DAY)
+
+static void
+add_pin(void *arg, const struct pin *pin)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "kind", "domain");
+    cJSON_AddStringToObject(row, "key", pin->domain);
+    cJSON_AddStringToObject(row, "route", pin->route);
+    cJSON_AddNullToObject(row, "instead_of");
+    cJSON_AddNullToObject(row, "class");
+    cJSON_AddNullToObject(row, "text");
+    api_add_time(row, "since", pin->since_at);
+    api_add_time(row, "until", pin->until_at);
+    cJSON_AddTrueToObject(row, "pinned");
+    cJSON_AddNumberToObject(row, "renewals", 0);
+    cJSON_AddItemToArray(arg, row);
+}
+
+static void
+learned_get(struct control_call *call, void *arg)
+{
+    struct api *api = arg;
+    cJSON *json = cJSON_CreateObject();
+    schedule_pins(api->d->schedule, add_pin, cJSON_AddArrayToObject(json, "learned"));
+    control_json(call, 200, json);
+}
+
+struct pin_call {
+    struct store_op op;
+    struct api *api;
+    struct control_call *call;
+    bool pin;
+    char domain[DOMAIN_BUF], route[80], who[80];
+    msec_t since_at, until_at;
+    char key[sizeof(SCHEDULE_PIN_SPACE) + DOMAIN_BUF], value[PIN_VALUE_MAX];
+    struct store_fact fact;
+};
+
+static void
+pin_done(struct store_op *op)
+{
+    struct pin_call *pc = CONTAINER_OF(op, struct pin_call, op);
+    struct daemon *d = pc->api->d;
+    struct log_line line;
+
+    if (op->code != ERR_OK) {
+        control_error(pc->call, op->code, "%s", op->err.text);
+        free(pc);
+        return;
+    }
+    cJSON *json = cJSON_CreateObject();
+    log_begin(d->log, &line, LOG_WARNING, pc->pin ? "pinned" : "forgotten");
+    log_cstr(&line, "domain", pc->domain);
+    if (pc->pin) {
+        schedule_pin(d->schedule, span_str(pc->domain), span_str(pc->route), pc->since_at,
+                     pc->until_at);
+        log_cstr(&line, "route", pc->route);
+        log_at(&line, "until", pc->until_at);
+        cJSON_AddStringToObject(json, "domain", pc->domain);
+        cJSON_AddStringToObject(json, "route", pc->route);
+        api_add_time(json, "until", pc->until_at);
+    } else {
+        cJSON_AddNumberToObject(json, "forgotten",
+                                schedule_unpin(d->schedule, span_str(pc->domain)));
+    }
+    log_cstr(&line, "who", pc->who);
+    log_end(&line);
+    control_json(pc->call, 200, json);
+    free(pc);
+}
+
+/* What both calls ask; NULL: answered. */
+static struct pin_call *
+pin_call_new(struct control_call *call, struct api *api)
+{
+    const char *domain = control_body_str(call, API_F_DOMAIN);
+    struct pin_call *pc = xcalloc(1, sizeof(*pc));
+    struct err err;
+
+    pc->api = api;
+    pc->call = call;
+    if (domain == NULL || domain_normalise(span_str(domain), pc->domain, &err) != ERR_OK) {
+        control_error(call, ERR_INVAL, "domain: %s",
+                      domain == NULL ? "expected a domain name" : err.text);
+        free(pc);
+        return NULL;
+    }
+    snprintf(pc->key, sizeof(pc->key), SCHEDULE_PIN_SPACE "%s", pc->domain);
+    snprintf(pc->who, sizeof(pc->who), "%s", control_who(call));
+    pc->fact.key = span_str(pc->key);
+    pc->op.kind = STORE_OUTCOMES;
+    pc->op.done = pin_done;
+    pc->op.outcomes.facts = &pc->fact;
+    pc->op.outcomes.n_facts = 1;
+    return pc;
+}
+
+static void
+forget_post(struct control_call *call, void *arg)
+{
+    struct api *api = arg;
+    struct pin_call *pc = pin_call_new(call, api);
+    if (pc == NULL)
+        return;
+    pc->fact.remove = true;
+    store_submit(api->d->store, &pc->op);
+}
+
+static void
+pin_post(struct control_call *call, void *arg)
+{
+    struct api *api = arg;
+    const char *route = control_body_str(call, API_F_ROUTE);
+    double for_ms = api_num(control_body(call), "for_ms", 0);
+
+    if (route == NULL || strlen(route) >= sizeof(((struct pin_call *)NULL)->route) ||
+        config_route_find(api->d->settings->config, span_str(route)) < 0) {
+        control_error(call, ERR_INVAL, "route: there is none named %.60s",
+                      route == NULL ? "" : route);
+        return;
+    }
+    if (for_ms < 1 || for_ms > (double)PIN_MAX_MS) {
+        control_error(call, ERR_INVAL, "for_ms: expected 1 ms to 365d");
+        return;
+    }
+    struct pin_call *pc = pin_call_new(call, api);
+    if (pc == NULL)
+        return;
+    pc->pin = true;
+    snprintf(pc->route, sizeof(pc->route), "%s", route);
+    pc->since_at = clock_wall(loop_clock(api->d->loop));
+    pc->until_at = pc->since_at + (msec_t)for_ms;
+    pc->fact.value = schedule_pin_value(pc->value, span_str(pc->route), pc->since_at, pc->until_at);
+    store_submit(api->d->store, &pc->op);
+}
+
+const struct control_route api_learned_routes[] = {
+    {"GET", API_ROUTES_LEARNED, learned_get, false},
+    {"POST", API_ROUTES_FORGET, forget_post, false},
+    {"POST", API_ROUTES_PIN, pin_post, false},
+};
+const size_t api_n_learned_routes = N_ELEMENTS(api_learned_routes);
