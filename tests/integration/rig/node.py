@@ -138,6 +138,8 @@ class Node:
         self._notify = _Notify(self.dir / f"notify{self._starts}")
         self.write_config()
         env = {**SANITIZER_ENV, "NOTIFY_SOCKET": self._notify.path, **self.env}
+        if self.wrapper[:1] == ["strace"]:  # LeakSanitizer cannot work in a traced process
+            env["ASAN_OPTIONS"] += ":detect_leaks=0"
         # Under the journal log lines would start with a priority.
         os.environ.pop("JOURNAL_STREAM", None)
         self._process = Process([*self.wrapper, binary("relayd"), "-c", self.config_file,
