@@ -1,6 +1,6 @@
 /*
- * daemon - everything a running relayd consists of. Declares only; start.c makes and stop.c ends it,
- * wire.c joins the stages, reload.c swaps settings, api_*.c answer relayctl.
+ * daemon - everything a running relayd consists of. Declares only; start.c makes and stop.c ends
+ * it, wire.c joins the stages, reload.c swaps settings, api_*.c answer relayctl.
  */
 #pragma once
 

@@ -1,5 +1,6 @@
 /*
- * relayd - the program: options, --check, and from start (start.c) over running to the end (stop.c).
+ * relayd - the program: options, --check, and from start (start.c) over running to the end
+ * (stop.c).
  *
  * Exit codes follow sysexits(3): 64 usage, 67 no such user, 73 a path that cannot be made, 74 the
  * disk failed, 75 try again (queue in use, newer format, address in use), 77 no permission, 78
