@@ -12,9 +12,9 @@ struct daemon_gauges {
     struct metric *accepted, *accepted_bytes, *refused, *sessions, *connections, *auth_failed,
         *relay_denied, *tls_handshakes;
     struct metric *in_hand, *sites, *sites_down, *outbound, *signatures;
-    struct metric *commits, *commit_ops, *sync_seconds, *apply_seconds, *stale;
+    struct metric *commits, *commit_ops, *commit_bytes, *sync_seconds, *apply_seconds, *stale;
     struct metric *dns_questions, *dns_hits, *dns_timeouts, *log_dropped, *alerts;
-    struct metric *certificate;
+    struct metric *certificate, *learned;
     struct metric_family *site_state;
 };
 
@@ -46,6 +46,7 @@ collect_store(struct daemon *d, struct daemon_gauges *g)
     metric_set(g->oldest, (double)(age < 0 ? 0 : age) / 1000);
     metric_set(g->commits, (double)n.commits);
     metric_set(g->commit_ops, (double)n.ops);
+    metric_set(g->commit_bytes, (double)n.bytes);
     metric_set(g->sync_seconds, (double)n.sync_us / 1e6);
     metric_set(g->apply_seconds, (double)n.apply_us / 1e6);
     metric_set(g->stale, (double)n.stale);
@@ -94,6 +95,7 @@ collect(void *arg)
     collect_store(d, g);
     collect_accept(d, g);
     schedule_numbers(d->schedule, &s);
+    metric_set(g->learned, (double)schedule_pins(d->schedule, NULL, NULL));
     metric_set(g->in_hand, (double)s.in_hand);
     metric_set(g->sites, (double)s.sites);
     metric_set(g->sites_down, (double)s.sites_down);
@@ -120,6 +122,7 @@ queue_gauges(struct daemon *d, struct daemon_gauges *g)
     g->oldest = gauge(d, "relayd_queue_oldest_age_seconds", "Age of the oldest message.");
     g->commits = counter(d, "relayd_commits_total", "Transactions synced to the disk.");
     g->commit_ops = counter(d, "relayd_commit_operations_total", "Operations in them.");
+    g->commit_bytes = counter(d, "relayd_commit_bytes_total", "Bytes put into them.");
     g->sync_seconds = counter(d, "relayd_commit_sync_seconds_total", "Time spent syncing.");
     g->apply_seconds =
         counter(d, "relayd_commit_apply_seconds_total", "Time spent filling transactions.");
@@ -157,6 +160,8 @@ gauges_new(struct daemon *d)
     g->site_state = metrics_family(d->metrics, METRIC_GAUGE, "relayd_site_in_trouble",
                                    "1 for each destination that is down, probing or suspended.",
                                    "site", "route", "state", NULL);
+    g->learned = gauge(d, "relayd_learned_routes",
+                       "Domains that go by another route than the map's: learned or pinned.");
     g->outbound = gauge(d, "relayd_outbound_connections", "Connections to destinations.");
     g->dns_questions = counter(d, "relayd_dns_questions_total", "Questions asked of the resolver.");
     g->dns_hits = counter(d, "relayd_dns_cache_hits_total", "Questions answered from the cache.");

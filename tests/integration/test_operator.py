@@ -1,5 +1,8 @@
 """What an operator does in trouble: pin, suspend, reroute, give up; and what survives a restart."""
 
+import time
+import urllib.request
+
 import pytest
 
 from rig import mail
@@ -231,3 +234,41 @@ def test_status_names_the_sites_in_trouble(two):
     assert "refused" in site["last_reply"] and site["next_at"]
     text = node.ctl("status").stdout
     assert "mx.dead.test" in text
+
+
+# -- metrics
+
+def test_metrics_have_their_names(two):
+    world, node, mx, hop = two
+    certificate = world.ca.issue("relay.test")
+    address = f"{node.address}:8025"
+    node.stop()
+    node.write_config({"http": {"address": address}, "tls": {
+        "certificate_file": certificate.cert_file, "private_key_file": certificate.key_file}})
+    node.start()
+    world.dns.site("dead.test", "mx.dead.test", world.take())
+    node.ctl("routes", "pin", "pinned.test", "out", "--for", "1h")
+    node.submit("a@src.test", "x@pinned.test", mail.message())
+    hop.wait_mail()
+    node.submit("a@src.test", "x@dead.test", mail.message())
+    node.log.wait(event="site_down", site="mx.dead.test")
+    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=10).read().decode()
+    values = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            values[name] = float(value)
+    assert values["relayd_messages_accepted_total"] == 2
+    assert values['relayd_recipients_delivered_total{route="out",class="ok"}'] == 1
+    assert values['relayd_recipients_deferred_total{route="direct",class="routing-error"}'] == 1
+    assert values["relayd_queue_messages"] == 1
+    assert values["relayd_queue_oldest_age_seconds"] >= 0
+    assert values["relayd_sessions"] == 0 and values["relayd_connections_total"] == 2
+    for name in ("commits_total", "commit_operations_total", "commit_bytes_total"):
+        assert values[f"relayd_{name}"] > 0, name
+    for name in ("commit_sync_seconds_total", "commit_apply_seconds_total"):
+        assert values[f"relayd_{name}"] >= 0, "a fast disk takes no time that the clock sees"
+    assert values['relayd_site_in_trouble{site="mx.dead.test",route="direct",state="down"}'] == 1
+    assert values["relayd_learned_routes"] == 1
+    expiry = values["relayd_certificate_expiry_timestamp_seconds"]
+    assert 28 * 86400 < expiry - time.time() < 31 * 86400
