@@ -22,6 +22,7 @@ def test_every_message_has_one_received_line(world):
     message = mail.message(ident="said")
     ident = node.submit("a@src.test", ["b@dest.test", "c@dest.test"], message)
     mx.wait_mail()
+    node.log.wait(event="received", msg=ident)
     (line,) = node.log.all(event="received", msg=ident)
     assert RECEIVED <= set(line)
     assert (line["sender"], line["rcpts"], line["size"]) == ("a@src.test", "2", str(len(message)))

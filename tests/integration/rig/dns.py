@@ -6,6 +6,7 @@ the call returns.
 """
 
 import pathlib
+import signal
 
 import dns.exception
 import dns.message
@@ -105,9 +106,25 @@ class Dns:
         new = self.dir / "root.zone.new"
         new.write_text(self._zone())
         new.rename(self.dir / "root.zone")
-        self._process.signal(1)
-        until(lambda: self._served_serial() == self._serial, 10, f"nsd at {self.server} to serve "
-              f"serial {self._serial} (see {self.dir}/nsd.log)", every=0.005)
+        before = self._servers(self._process.pid)
+        self._process.signal(signal.SIGHUP)
+        # The server with the old zone may answer a little longer beside the new one: wait until it
+        # has gone.
+        until(lambda: self._served_serial() == self._serial and self._replaced(before), 10,
+              f"nsd at {self.server} to serve serial {self._serial} (see {self.dir}/nsd.log)",
+              every=0.005)
+
+    def _replaced(self, before):
+        now = self._servers(self._process.pid)
+        return len(now) == 1 and not now & before
+
+    def _servers(self, pid):
+        """The processes that answer: those at the ends of nsd's process tree."""
+        try:
+            children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return set()  # it ended while we looked
+        return {s for c in children for s in self._servers(int(c))} if children else {pid}
 
     def _served_serial(self):
         if not self._process.running():
