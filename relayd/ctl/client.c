@@ -206,10 +206,10 @@ read_chunks(struct client *c, struct err *err)
             return code;
         uint64_t n = 0;
         for (size_t i = 0; i < line.n; i++) {
-            const char *digits = "0123456789abcdef", *at = strchr(digits, ascii_lower(line.p[i]));
-            if (at == NULL || line.n > 8)
+            size_t digit = span_find_byte(SPAN("0123456789abcdef"), ascii_lower(line.p[i]));
+            if (digit == SIZE_MAX || line.n > 8)
                 return err_set(err, ERR_IO, "a bad chunk in the answer");
-            n = n << 4 | (uint64_t)(at - digits);
+            n = n << 4 | digit;
         }
         strbuf_consume(&c->in, line.n + 2);
         code = read_piece(c, n, err);
