@@ -22,7 +22,7 @@ FROM debian:bookworm-slim
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         ca-certificates libc-ares2 libcjson1 libcrypt1 libevent-core-2.1-7 libidn2-0 liblmdb0 \
         libopendkim11 libpcre2-8-0 libseccomp2 libssl3 libyaml-0-2 \
-    && rm -rf /var/lib/apt/lists/* \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && groupadd --system --gid 8025 relayd \
     && useradd --system --uid 8025 --gid relayd --home-dir /var/lib/relayd --no-create-home \
         --shell /usr/sbin/nologin relayd \
@@ -38,6 +38,6 @@ VOLUME /var/lib/relayd
 EXPOSE 25 465 587
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
-    CMD ["relayctl", "-c", "/etc/relayd/relayd.yaml", "status"]
+    CMD ["timeout", "4", "relayctl", "-c", "/etc/relayd/relayd.yaml", "status"]
 ENTRYPOINT ["relayd"]
 CMD ["-c", "/etc/relayd/relayd.yaml"]

@@ -5,6 +5,7 @@ are real; what it reaches through that route is the tests' name server and recip
 """
 
 import os
+import pathlib
 import re
 import socket
 import socketserver
@@ -63,6 +64,14 @@ def submit(world, container, rcpt="b@dest.test", message=None):
 # -- the node abroad
 
 
+def certify(world, container):
+    """Put fullchain.pem and privkey.pem into the container's /etc/relayd."""
+    certificate = world.ca.issue("mail-us.mydomain.test")
+    for name, path in (("fullchain.pem", certificate.cert_file),
+                       ("privkey.pem", certificate.key_file)):
+        container.file(name, pathlib.Path(path).read_bytes())
+
+
 def overseas(world, container):
     """etc/overseas.yaml as it is, with what an operator makes for it with the image's own tools.
 
@@ -71,17 +80,12 @@ def overseas(world, container):
     config = (ROOT / "etc" / "overseas.yaml").read_text().replace("mydomain.com", "mydomain.test")
     config += (f"resolver: {{servers: ['{world.dns.server}'], timeout: 2s}}\n"
                "direct: {allow_private: true}\n")
-    certificate = world.ca.issue("mail-us.mydomain.test")
     container.write_config(config)
-    for name, path in (("fullchain.pem", certificate.cert_file),
-                       ("privkey.pem", certificate.key_file)):
-        with open(path) as f:
-            container.file(name, f.read())
+    certify(world, container)
     world.dns.a("mail-us.mydomain.test", container.machine.address)
     password = container.tool("relayctl", "user", "add", "cn", "--generate", "--file",
                               "users").stdout.split()[-1]
-    made = container.tool("relayctl", "dkim", "keygen", "--domain", "mydomain.test", "--selector",
-                          "us").stdout
+    made = container.tool("relayctl", "dkim", "keygen", "--domain", "mydomain.test").stdout
     record = "".join(re.findall(r'"([^"]*)"', made))
     assert record.startswith("v=DKIM1"), made
     world.dns.txt("us._domainkey.mydomain.test", record)
@@ -219,7 +223,7 @@ def test_reload_by_signal(world, container):
     container.write_config(base_config(world, transport_map=[
         {"default": True, "reject": "550 5.7.1 closed today"}]))
     podman("kill", "--signal=HUP", container.name)
-    container.log.wait(since=mark, event="reload")
+    container.log.wait(since=mark, event="reloaded")
     with smtp.Client(container.machine.address, source=world.take()) as session:
         session.ehlo()
         session.mail("a@src.test")
@@ -345,7 +349,9 @@ def test_stranger_behind_a_proxy_is_refused_when_the_gateway_is_not_trusted(worl
 def test_gateway_in_a_network_that_must_authenticate_is_accepted(world, machine, container):
     container.write_config(base_config(
         world, trusted_clients=[{"cidr": machine.network, "require": ["auth"]},
-                                {"users_file": "users"}]))
+                                {"users_file": "users"}],
+        tls={"certificate_file": "fullchain.pem", "private_key_file": "privkey.pem"}))
+    certify(world, container)
     container.tool("relayctl", "user", "add", "cn", "--file", "users", input="long password\n")
     checked = container.tool("relayd", "-c", "relayd.yaml", "--check")
     assert checked.returncode == 0
