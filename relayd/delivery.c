@@ -31,7 +31,8 @@ struct connection {
     struct settings *settings;
     const struct hop *hop;
     bool was_ready;
-    msec_t opened_at; /* monotonic */
+    bool has_v4, has_v6; /* addresses that the hosts of a direct site have */
+    msec_t opened_at;    /* monotonic */
     /* the transaction */
     struct msg *msg; /* NULL: none */
     struct deliver_txn txn;
@@ -277,6 +278,9 @@ on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *rep
         a->connect_ms = report->connect_ms;
         a->transfer_ms = report->transfer_ms;
         a->hop = c->hop != NULL;
+        a->other_family = report->peer.ip.family == 4   ? (c->has_v6 ? 6 : 0)
+                          : report->peer.ip.family == 6 ? (c->has_v4 ? 4 : 0)
+                                                        : 0;
         a->dsn_passed_on = report->peer.dsn_offered;
         if (report->hop_trouble && a->outcome.path)
             trouble = &a->outcome;
@@ -379,6 +383,8 @@ delivery_open(struct delivery *d, struct site_link *link, const struct schedule_
         n = DELIVER_ENDPOINTS_MAX;
     for (size_t i = 0; i < n; i++) {
         const struct facts_endpoint *e = &target->endpoints->list[i];
+        c->has_v4 |= c->hop == NULL && e->ip.family == 4;
+        c->has_v6 |= c->hop == NULL && e->ip.family == 6;
         endpoints[i] = (struct deliver_endpoint){e->ip, e->port, e->implicit_tls, e->host};
     }
     bool auth = c->hop != NULL && c->hop->username[0] != '\0';

@@ -25,6 +25,7 @@ struct hop;
 #define FACTS_HOSTS_MAX 20    /* MX hosts looked up for one attempt, the best ones */
 #define FACTS_TRY_HOSTS 5     /* of them tried in one attempt */
 #define FACTS_TRY_ADDRESSES 2 /* of each host */
+#define FACTS_ENDPOINTS_MAX (FACTS_TRY_HOSTS * FACTS_TRY_ADDRESSES)
 #define FACTS_SITE_KEY_MAX 1024
 
 struct facts;

@@ -50,6 +50,7 @@ void
 rcpt_free(struct rcpt *rcpt)
 {
     free(rcpt->attempts);
+    free(rcpt->refusal);
     free(rcpt);
 }
 

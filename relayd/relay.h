@@ -77,6 +77,8 @@ struct rcpt {
     enum rcpt_stage stage;
     uint64_t tried;   /* routes (bits of the configuration's routes) that failed in this attempt */
     uint64_t refused; /* of them: those that refused it, and were not just out of reach */
+    uint8_t family;   /* 4 or 6: directly by this family only, the other one was refused; 0: any */
+    struct outcome *refusal; /* what the other family was told; malloc'd, NULL: nothing */
     struct site *site;
     struct rcpt *ready_next, **ready_prev;
     msec_t ready_at; /* monotonic: since when it waits there */
@@ -96,9 +98,10 @@ struct attempt {
     const char *host;         /* the peer's name, or "" */
     const char *tls;          /* "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
     msec_t connect_ms, transfer_ms;
-    bool hop;           /* the route was a hop */
-    bool dsn_passed_on; /* the peer offered DSN, so it will tell of success itself */
-    bool discarded;     /* a rule with `discard`: finished without a delivery */
+    bool hop;             /* the route was a hop */
+    bool dsn_passed_on;   /* the peer offered DSN, so it will tell of success itself */
+    uint8_t other_family; /* 4 or 6: the peer has addresses of this family besides; 0: it has not */
+    bool discarded;       /* a rule with `discard`: finished without a delivery */
 };
 
 /* What record decided on and the queue has stored. */

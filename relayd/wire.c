@@ -162,6 +162,13 @@ on_reroute(void *arg, struct rcpt *rcpt, bool refused)
 }
 
 static bool
+on_other_family(void *arg, struct rcpt *rcpt, uint8_t family, const struct outcome *refusal)
+{
+    struct daemon *d = arg;
+    return schedule_other_family(d->schedule, rcpt, family, refusal);
+}
+
+static bool
 on_route_left(void *arg, const struct rcpt *rcpt)
 {
     struct daemon *d = arg;
@@ -242,6 +249,7 @@ wire_stages(struct daemon *d)
         .settings_take = daemon_settings_take,
         .settings_give = daemon_settings_give,
         .reroute = on_reroute,
+        .other_family = on_other_family,
         .route_left = on_route_left,
         .probe_at = on_probe_at,
         .slow = on_slow,

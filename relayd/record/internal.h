@@ -80,7 +80,7 @@ void notices_start(struct batch *b);
 struct verdict {
     const char *klass;        /* "ip-blocklisted", "routing-error", ... */
     enum reply_action action; /* for a peer's refusal */
-    bool greylisted, rate_limited;
+    bool greylisted, rate_limited, ip_keyed;
 };
 enum maillog_outcome {
     MAILLOG_DELIVERED,

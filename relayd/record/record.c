@@ -54,6 +54,7 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
             v.action = c.action;
         v.greylisted = c.klass == REPLY_GREYLISTED;
         v.rate_limited = c.klass == REPLY_RATE_LIMITED;
+        v.ip_keyed = c.ip_keyed;
     } else if (o->origin == ORIGIN_DNS) {
         v.klass =
             reply_class_name(o->kind == OUTCOME_FAILED ? REPLY_BAD_DOMAIN : REPLY_ROUTING_ERROR);
@@ -221,7 +222,9 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
        struct item *item)
 {
     struct rcpt *rcpt = attempt->rcpt;
-    const struct outcome *o = &attempt->outcome;
+    /* The other family of addresses led nowhere: what the first one was told counts. */
+    bool back = rcpt->refusal != NULL && attempt->outcome.path;
+    const struct outcome *o = back ? rcpt->refusal : &attempt->outcome;
     const struct queue_msg *q = &rcpt->msg->q;
     struct verdict v = judge(settings, o, attempt->host);
     msec_t now = clock_wall(loop_clock(r->env.loop));
@@ -244,7 +247,8 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
         return true;
     }
     snprintf(peer, sizeof(peer), "%s %s", attempt->host, attempt->peer);
-    remember(&a, attempt, &v, span_str(peer), now);
+    if (!back)
+        remember(&a, attempt, &v, span_str(peer), now);
     if (v.action == REPLY_ACTION_SLOW || v.rate_limited)
         r->env.slow(r->env.arg, rcpt);
     if (curable(o, &v)) {
@@ -255,7 +259,9 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
         rcpt->attempts_bytes = bytes.n;
         rcpt->attempts = strbuf_take(&bytes);
         rcpt->attempts_new = true;
-        if (r->env.reroute(r->env.arg, rcpt, !o->path)) {
+        if ((v.ip_keyed && attempt->other_family != 0 &&
+             r->env.other_family(r->env.arg, rcpt, attempt->other_family, o)) ||
+            r->env.reroute(r->env.arg, rcpt, !o->path)) {
             maillog_attempt(r, attempt, &v, &before, MAILLOG_REROUTED, 0);
             return false;
         }

@@ -35,6 +35,10 @@ struct record_env {
     /* Its route failed this recipient, by a refusal or on the path: true when it is on its way by
      * another one. */
     bool (*reroute)(void *arg, struct rcpt *rcpt, bool refused);
+    /* A refusal named our address: true when it is on its way to the other family's of the same
+     * hosts. */
+    bool (*other_family)(void *arg, struct rcpt *rcpt, uint8_t family,
+                         const struct outcome *refusal);
     /* It is not; has one of its routes not refused it in this attempt? */
     bool (*route_left)(void *arg, const struct rcpt *rcpt);
     /* When the hop that failed it is probed next; 0: it is no hop, or up. */

@@ -55,6 +55,7 @@ struct site {
     char *name;        /* of the best MX host, or of the hop */
     char *route;       /* its route's name: indices change with the configuration */
     enum config_tls tls;
+    uint8_t family; /* 4 or 6: at addresses of this family only; 0: any */
     enum site_state state;
     struct rcpt *ready, **ready_tail;
     size_t n_ready;
@@ -130,6 +131,9 @@ void pages_fresh(struct schedule *s); /* something was left in the fresh table *
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
                       enum config_tls tls);
+/* The same hosts by one family of addresses only: a site of its own. */
+struct site *site_get_family(struct schedule *s, const char *route, const char *key,
+                             const char *name, enum config_tls tls, uint8_t family);
 /* Bring it here, or back to the queue when the site is full: it may be gone when this returns. */
 void site_add(struct site *site, struct rcpt *rcpt);
 void site_remove(struct site *site, struct rcpt *rcpt); /* from the ready list */

@@ -173,6 +173,23 @@ link_drop(struct site_link *link)
     site_pump(site);
 }
 
+/* Those of one family; none: `ret->outcome` says so. */
+static void
+keep_family(const struct facts_endpoints *all, const struct site *site,
+            struct facts_endpoint list[static FACTS_ENDPOINTS_MAX], struct facts_endpoints *ret)
+{
+    *ret = (struct facts_endpoints){.list = list, .key = all->key};
+    for (size_t i = 0; i < all->n && ret->n < FACTS_ENDPOINTS_MAX; i++)
+        if (all->list[i].ip.family == site->family)
+            list[ret->n++] = all->list[i];
+    ret->ok = ret->n > 0;
+    if (ret->ok)
+        return;
+    outcome_set(&ret->outcome, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
+                "no IPv%u address of %s is left", site->family, site->name);
+    ret->outcome.path = true;
+}
+
 static void
 on_endpoints(void *arg, const struct facts_endpoints *endpoints)
 {
@@ -187,6 +204,12 @@ on_endpoints(void *arg, const struct facts_endpoints *endpoints)
         site_replan(site, link->domain);
         link_drop(link);
         return;
+    }
+    struct facts_endpoint list[FACTS_ENDPOINTS_MAX];
+    struct facts_endpoints of_family;
+    if (endpoints->ok && site->family != 0) {
+        keep_family(endpoints, site, list, &of_family);
+        endpoints = &of_family;
     }
     if (!endpoints->ok) {
         schedule_link_failed(link, &endpoints->outcome);

@@ -10,6 +10,8 @@
 
 #include <assert.h>
 
+#include "policy/base/mem.h"
+
 void
 plan_query(const struct rcpt *rcpt, struct route_query *ret)
 {
@@ -100,7 +102,8 @@ direct_site(struct schedule *s, struct rcpt *rcpt, enum config_tls tls,
         plan_fail(s, rcpt, &known->outcome, s->config->routes[0].name, "");
         return NULL;
     }
-    return site_get(s, s->config->routes[0].name, known->key, known->name, tls);
+    return site_get_family(s, s->config->routes[0].name, known->key, known->name, tls,
+                           rcpt->family);
 }
 
 /* No route is open: wait in the queue for the first one's probe. */
@@ -227,7 +230,8 @@ route_use(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d,
             return SITE_USE_YES; /* nothing is known against it */
         if (!facts.ok)
             return SITE_USE_NO;
-        site = site_get(s, s->config->routes[0].name, facts.key, facts.name, tls);
+        site =
+            site_get_family(s, s->config->routes[0].name, facts.key, facts.name, tls, rcpt->family);
     }
     return site_usable(site);
 }
@@ -281,4 +285,28 @@ schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused)
         return true;
     }
     return false;
+}
+
+bool
+schedule_other_family(struct schedule *s, struct rcpt *rcpt, uint8_t family,
+                      const struct outcome *refusal)
+{
+    struct site *site = rcpt->site;
+
+    assert(rcpt->stage == STAGE_RECORDING && (family == 4 || family == 6));
+    if (rcpt->family != 0 || site == NULL || site_hop(site) != NULL ||
+        s->config->direct.ip_version != CONFIG_IP_AUTO)
+        return false;
+    struct site *other =
+        site_get_family(s, site->route, site->hosts, site->name, site->tls, family);
+    if (site_usable(other) != SITE_USE_YES)
+        return false; /* it led nowhere lately */
+    rcpt->family = family;
+    rcpt->refusal = xmalloc(sizeof(*rcpt->refusal));
+    *rcpt->refusal = *refusal;
+    s->n_recording--;
+    rcpt_set_site(rcpt, NULL);
+    plan_with(s, rcpt, NULL);
+    pump_drained(s);
+    return true;
 }

@@ -131,6 +131,11 @@ void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 /* The recipient's route failed it (`refused`: by a refusal, not on the path): is there another one
  * to take now? Then it is on its way and must not be touched any more. */
 bool schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused);
+/* A refusal named our address: does the site have addresses of the other `family` to try before
+ * another route? Then it is on its way there. When that family leads nowhere, `refusal` (copied to
+ * rcpt->refusal) is what counts. */
+bool schedule_other_family(struct schedule *s, struct rcpt *rcpt, uint8_t family,
+                           const struct outcome *refusal);
 /* After schedule_reroute() said no: has a route that the map gives not refused it in this attempt?
  * It was out of reach, and may take the recipient later. */
 bool schedule_route_left(struct schedule *s, const struct rcpt *rcpt);

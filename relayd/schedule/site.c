@@ -32,8 +32,15 @@ struct site *
 site_get(struct schedule *s, const char *route, const char *key, const char *name,
          enum config_tls tls)
 {
+    return site_get_family(s, route, key, name, tls, 0);
+}
+
+struct site *
+site_get_family(struct schedule *s, const char *route, const char *key, const char *name,
+                enum config_tls tls, uint8_t family)
+{
     char full[FACTS_SITE_KEY_MAX + 128];
-    size_t n = (size_t)snprintf(full, sizeof(full), "%s|%d|%s", route, (int)tls, key);
+    size_t n = (size_t)snprintf(full, sizeof(full), "%s|%d.%u|%s", route, (int)tls, family, key);
     struct span span = span_of(full, n);
     assert(n < sizeof(full));
     struct site *site = map_get(&s->sites, span);
@@ -45,6 +52,7 @@ site_get(struct schedule *s, const char *route, const char *key, const char *nam
         site->name = xstrdup(name);
         site->route = xstrdup(route);
         site->tls = tls;
+        site->family = family;
         site->ready_tail = &site->ready;
         map_put(&s->sites, span_str(site->key), site);
     }

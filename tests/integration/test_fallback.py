@@ -1,5 +1,8 @@
 """The next route: when it is taken, when not, and what is a verdict when none is left."""
 
+import socket
+import threading
+
 import pytest
 
 from rig import mail
@@ -155,3 +158,73 @@ def test_rule_makes_tls_stricter_than_its_route(world):
     assert done["phase"] == "starttls"
     assert not clear.mails and not hop.mails
     until(lambda: node.queue(), what="the recipient in the queue")
+
+
+# -- the other family of addresses comes before another route
+
+@pytest.fixture
+def both(world):
+    """(IPv4 server, IPv6 server, hop, node) of one MX host with an address of each family."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as s:
+            port = s.getsockname()[1]
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    four = world.mx("dest.test", port=port)
+    six = world.remote("six.test", address="::1", port=port, start=False)
+    six._listener = socket.create_server(("::1", port), family=socket.AF_INET6, backlog=16)
+    threading.Thread(target=six._accept, args=(six._listener,), daemon=True).start()
+    world.dns.a("mx.dest.test", "::1")
+    hop, node = two_routes(world, config={"direct": {"port": port}})
+    return four, six, hop, node
+
+
+@pytest.mark.parametrize("stage", ["mail", "rcpt", "dot"])
+def test_refusal_of_our_ipv4_address_tries_ipv6_before_the_fallback(both, stage):
+    four, six, hop, node = both
+    four.answer(stage, BLOCKED)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    assert six.wait_mail().rcpts == ["b@dest.test"]
+    node.wait_empty()
+    assert not hop.sessions
+    way = [(e["route"], e["outcome"]) for e in node.log.all(event="attempt", msg=ident)]
+    assert way == [("direct", "rerouted"), ("direct", "delivered")]
+
+
+def test_both_families_refused_goes_by_the_fallback(both):
+    four, six, hop, node = both
+    four.answer("rcpt", BLOCKED)
+    six.answer("rcpt", BLOCKED)
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    assert hop.wait_mail().rcpts == ["b@dest.test"]
+    assert len(four.sessions) == 1 and len(six.sessions) == 1
+
+
+def test_ipv6_that_leads_nowhere_changes_nothing(both):
+    four, six, hop, node = both
+    four.answer("rcpt", BLOCKED)
+    six.stop()
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    assert hop.wait_mail().rcpts == ["b@dest.test"]
+    node.submit("a@src.test", "c@dest.test", mail.message())
+    hop.wait_mail(2)
+
+
+def test_refusal_stays_a_verdict_when_ipv6_leads_nowhere_and_no_route_is_left(both, world):
+    four, six, _, node = both
+    back = world.mx("src.test", port=four.port)
+    node.reload({"transport_map": [{"default": True, "route": "direct"}]})
+    four.answer("rcpt", BLOCKED)
+    six.stop()
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    report = mail.report(back.wait_mail().data)
+    assert "spamhaus" in report.recipients[0]["Diagnostic-Code"]
+    assert report.recipients[0]["Action"] == "failed"
+
+
+def test_refusal_of_a_mailbox_is_not_asked_again_by_ipv6(both):
+    four, six, hop, node = both
+    four.answer("rcpt", "550 5.1.1 no such user here")
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", msg=ident, outcome="failed")
+    assert not six.sessions and not hop.sessions
