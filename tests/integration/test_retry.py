@@ -6,7 +6,7 @@ import pytest
 
 from rig import mail
 from rig.remote import CLOSE
-from rig.wait import seconds_until
+from rig.wait import seconds_until, until
 
 SECONDS = {"queue": {"retry": {"intervals": ["1s", "2s", "3s"], "jitter": "0%", "max_age": "1h"}}}
 
@@ -49,6 +49,7 @@ def test_deferred_mail_survives_a_restart_and_keeps_its_schedule(world):
     node = world.node(config={"queue": {"retry": {"intervals": ["1h"], "jitter": "0%"}}})
     node.submit("a@src.test", "b@dest.test", mail.message())
     node.log.wait(event="attempt", outcome="deferred")
+    until(lambda: node.queue()[0]["attempts"] == 1)  # the line comes before the commit
     before = node.queue()
     node.restart()
     after = node.queue()
