@@ -140,19 +140,11 @@ rig_answer(struct dns_message *m, uint16_t id, const char *name, uint16_t type)
 }
 
 static void
-rig_on_question(evutil_socket_t fd, short what, void *arg)
+rig_question(const uint8_t *buf, const struct sockaddr_in *from)
 {
     static struct dns_message m;
-    uint8_t buf[600];
     char name[300];
-    struct sockaddr_in from;
-    socklen_t len = sizeof(from);
     size_t at = 12, out = 0;
-    (void)what;
-    (void)arg;
-    ssize_t n = recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&from, &len);
-    if (n < 17)
-        return;
     for (; buf[at] != 0; at += 1u + buf[at]) {
         if (out > 0)
             name[out++] = '.';
@@ -169,7 +161,20 @@ rig_on_question(evutil_socket_t fd, short what, void *arg)
     }
     rig_answer(&m, (uint16_t)(buf[0] << 8 | buf[1]), name,
                (uint16_t)(buf[at + 1] << 8 | buf[at + 2]));
-    assert_int_equal(sendto(fd, m.p, m.n, 0, (struct sockaddr *)&from, len), m.n);
+    assert_int_equal(sendto(r.dns_fd, m.p, m.n, 0, (const struct sockaddr *)from, sizeof(*from)),
+                     m.n);
+}
+
+static void
+rig_on_question(evutil_socket_t fd, short what, void *arg)
+{
+    uint8_t buf[600];
+    struct sockaddr_in from;
+    socklen_t len = sizeof(from);
+    (void)what;
+    (void)arg;
+    while (recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&from, &len) > 16)
+        rig_question(buf, &from);
 }
 
 static void
@@ -545,13 +550,17 @@ static void
 rig_settle(void)
 {
     struct store_numbers n;
+    uint64_t answers = 0;
     for (int quiet = 0; quiet < 25; quiet++) {
         rig_run();
         store_numbers(r.store, &n);
         struct dns_stats d = dns_stats(r.dns);
-        if (n.waiting_ops > 0 || n.waiting_reads > 0)
+        if (n.waiting_ops > 0 || n.waiting_reads > 0 || d.answers != answers)
             quiet = 0;
-        else if (quiet >= 5 && d.in_flight == 0 && d.waiting == 0)
+        answers = d.answers;
+        if (quiet == 0)
+            continue;
+        if (quiet >= 5 && d.in_flight == 0 && d.waiting == 0)
             return;
     }
 }
