@@ -2,7 +2,8 @@
  * batch - the operation that stores the outcomes of one transaction, with the notices they cause.
  *
  * With notices it is all or nothing: a recipient that a verb changed meanwhile makes the store
- * answer ERR_STALE, and the batch starts again without it.
+ * answer ERR_STALE, and the batch starts again without it. A notice that the store refuses for its
+ * form is not tried again: who it tells of is held.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@ notices_release(struct batch *b)
 {
     for (size_t i = 0; i < b->n_notices; i++) {
         strbuf_release(&b->notices[i].text);
+        free(b->notices[i].to);
         free(b->notices[i].facts);
         dkim_result_release(&b->notices[i].sign.result);
         b->notices[i] = (struct notice){0};
@@ -143,16 +145,32 @@ item_done(struct batch *b, struct item *item, enum err_code code, uint64_t txn)
     r->env.recorded(r->env.arg, item->rcpt, fate, item->due_at, txn);
 }
 
-/* Some items were changed by a verb: let go of those, and begin again with the others. */
+/* The store will never take this notice. Nobody is given up without the sender being told. */
 static void
-batch_again(struct batch *b, uint64_t txn)
+item_hold(struct batch *b, struct item *item, const struct err *err)
+{
+    item->tell = false;
+    if (item->fate == FATE_FINISHED)
+        item->fate = FATE_HELD;
+    log_alert(b->record->env.log, "notice_refused", "%s: a notice cannot be stored: %s",
+              b->msg->id_text, err->text);
+}
+
+/* Let go of the items that are done with, as those are that a verb changed, and begin again with
+ * the others. */
+static void
+batch_again(struct batch *b, const struct store_op *op)
 {
     struct batch *again = batch_new(b->record, b->msg, b->n_items);
+    uint64_t txn = op->txn_id;
 
     for (size_t i = 0; i < b->n_items; i++) {
         if (b->changes[i].code == ERR_AGAIN) {
-            again->items[again->n_items++] = b->items[i];
+            struct item *item = &again->items[again->n_items++];
+            *item = b->items[i];
             b->items[i] = (struct item){0};
+            if (op->code != ERR_STALE && item->tell)
+                item_hold(b, item, &op->err);
         } else {
             item_done(b, &b->items[i], b->changes[i].code, txn);
         }
@@ -166,8 +184,9 @@ batch_done(struct store_op *op)
 {
     struct batch *b = CONTAINER_OF(op, struct batch, op);
 
-    if (op->code == ERR_STALE) {
-        batch_again(b, op->txn_id);
+    if (op->code == ERR_STALE ||
+        (b->n_notices > 0 && (op->code == ERR_INVAL || op->code == ERR_LIMIT))) {
+        batch_again(b, op);
         return;
     }
     if (op->code != ERR_OK)

@@ -46,6 +46,7 @@ struct notice {
     struct header_facts *facts;
     struct sign_job sign;
     struct queue_rcpt rcpt;
+    char *to; /* its address: the original may be loaded anew meanwhile */
     char domain[DOMAIN_BUF];
     uint32_t flags;
     struct span bytes;
@@ -58,13 +59,12 @@ struct batch {
     struct record *record;
     struct settings *settings;
     struct msg *msg; /* in hand as long as its items are */
-    size_t n_items, n_notices, n_signing, next_sign;
+    size_t n_items, n_notices, n_signing;
     struct item *items;
     struct queue_change *changes;
     struct notice notices[NOTICES_MAX];
     struct store_message messages[NOTICES_MAX];
     char *original; /* the original's first bytes, when they had to be read */
-    size_t original_bytes;
 };
 
 /* batch.c */

@@ -28,10 +28,11 @@ address_notice(struct notice *n, struct span to)
 
     if (domain_normalise(domain, n->domain, NULL) != ERR_OK)
         snprintf(n->domain, sizeof(n->domain), "%.*s", SPAN_ARG(span_first(domain, DOMAIN_MAX)));
+    n->to = xstrndup(to.p, to.n);
     n->rcpt = (struct queue_rcpt){.id = n->id,
                                   .no = 0,
                                   .revision = 1,
-                                  .address = to,
+                                  .address = span_of(n->to, to.n),
                                   .domain = span_str(n->domain),
                                   .state = QUEUE_FRESH,
                                   .notify = QUEUE_NOTIFY_NEVER};
@@ -230,7 +231,9 @@ to_postmaster(struct batch *b, struct span bytes)
 {
     const char *postmaster = b->settings->config->node.postmaster;
     if (bytes.n < b->msg->q.body_bytes) {
-        /* Longer than any notice we make: keep it where it is. */
+        /* Longer than any notice we make, or it cannot be read: keep it where it is. */
+        log_alert(b->record->env.log, "notice_held", "%s: a notice cannot be delivered and is held",
+                  b->msg->id_text);
         for (size_t i = 0; i < b->n_items; i++)
             if (b->items[i].fate == FATE_FINISHED && b->items[i].tell)
                 b->items[i].fate = FATE_HELD;

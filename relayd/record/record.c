@@ -101,6 +101,14 @@ encode_attempts(struct item *item, const struct attempts *a)
 {
     struct strbuf out = STRBUF_INIT;
     attempts_encode(a, &out);
+    if (out.n > QUEUE_ATTEMPTS_MAX) {
+        /* A newer program's fields left no room for ours: a record that the queue refuses would
+         * have the recipient tried again at once, for ever. */
+        struct attempts ours = *a;
+        ours.unknown = SPAN_NONE;
+        strbuf_reset(&out);
+        attempts_encode(&ours, &out);
+    }
     item->attempts_bytes = out.n;
     item->attempts = strbuf_take(&out);
 }
@@ -189,6 +197,8 @@ defer(struct record *r, struct item *item, const struct settings *settings, stru
     unsigned warnings = retry_warnings_due(&settings->retry, msg->q.arrived_at, now);
     if (warnings > a->warned) {
         a->warned = warnings;
+        if (item->status.klass == 5)
+            item->status.klass = 4; /* it is only late so far (RFC 3464 section 2.3.4) */
         tell(item, msg, DSN_DELAYED, DSN_ACTION_DELAYED);
     }
 }
