@@ -61,6 +61,8 @@ original_head(const struct batch *b, struct span bytes, size_t *ret_body_at, str
     struct header_facts facts = {0};
 
     strbuf_add_span(out, q->received);
+    for (size_t i = 0; i < q->n_signatures; i++)
+        strbuf_add_span(out, q->signatures[i].field);
     if (header_first_line_is_body(bytes)) {
         *ret_body_at = 0;
         struct span added = q->added;
