@@ -214,6 +214,82 @@ a_lane_in_the_line_outlives_its_last_recipient_in_hand(void **state)
 }
 
 static void
+those_passed_over_are_looked_at_again_when_the_pass_is_over(void **state)
+{
+    (void)state;
+    lanes_note(&lanes, 7, T0);
+    clock_step(clock, 0);
+    struct lane *lane = lanes_take(&lanes);
+    lane_hold(lane);
+    lane_pass(lane, T0 + 30 * SECOND); /* one of this page */
+    lane->after = (struct queue_due_key){T0, 42, 1};
+    lanes_read(lane, true, T0);
+    clock_step(clock, 0);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    assert_int_equal(lane->after.id, 42); /* the pass goes on */
+    lanes_read(lane, false, INT64_MAX);
+    clock_step(clock, 30 * SECOND - 1);
+    assert_null(lanes_take(&lanes));
+    clock_step(clock, 1);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    lanes_read(lane, false, T0 + HOUR);
+    lane_pass(lane, T0 + MINUTE); /* looked up for a while, and found its site full then */
+    lane_drop(lane);
+    clock_step(clock, 30 * SECOND);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    lanes_read(lane, false, INT64_MAX);
+    assert_int_equal(lanes_count(&lanes), 0);
+}
+
+static void
+a_lane_sleeps_when_too_many_are_passed_over(void **state)
+{
+    (void)state;
+    lanes_note(&lanes, 7, T0);
+    clock_step(clock, 0);
+    struct lane *lane = lanes_take(&lanes);
+    lane_hold(lane);
+    for (int i = 0; i < LANE_PASS_MAX; i++)
+        lane_pass(lane, T0 + 30 * SECOND);
+    lane->after = (struct queue_due_key){T0, 42, 1};
+    lanes_read(lane, true, T0);
+    clock_step(clock, 30 * SECOND - 1);
+    assert_null(lanes_take(&lanes));
+    clock_step(clock, 1);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    assert_int_equal(lane->after.id, 0); /* from its beginning */
+    lanes_read(lane, true, T0);          /* and it is awake again */
+    clock_step(clock, 0);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    lanes_read(lane, false, INT64_MAX);
+    lane_drop(lane);
+}
+
+static void
+room_at_their_site_brings_them_back_early(void **state)
+{
+    (void)state;
+    lanes_note(&lanes, 7, T0);
+    clock_step(clock, 0);
+    struct lane *lane = lanes_take(&lanes);
+    lane_hold(lane);
+    lane_pass(lane, T0 + 30 * SECOND);
+    lanes_again(&lanes, 7); /* while a page is being read */
+    lanes_read(lane, false, INT64_MAX);
+    clock_step(clock, 0);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    lane_pass(lane, T0 + 30 * SECOND);
+    lanes_read(lane, false, INT64_MAX);
+    lanes_again(&lanes, 7); /* while it sleeps */
+    lanes_again(&lanes, 8); /* not known any more */
+    clock_step(clock, 0);
+    assert_ptr_equal(lanes_take(&lanes), lane);
+    lane_drop(lane);
+    lanes_read(lane, false, INT64_MAX);
+    assert_int_equal(lanes_count(&lanes), 0);
+}
+
+static void
 a_due_time_behind_all_reason_is_looked_at_early(void **state)
 {
     (void)state;
@@ -238,6 +314,9 @@ main(int argc, char **argv)
         T(enough_in_hand_pauses_a_lane_until_half_of_it_has_left),
         T(waking_looks_at_every_lane_from_its_beginning),
         T(a_lane_in_the_line_outlives_its_last_recipient_in_hand),
+        T(those_passed_over_are_looked_at_again_when_the_pass_is_over),
+        T(a_lane_sleeps_when_too_many_are_passed_over),
+        T(room_at_their_site_brings_them_back_early),
         T(a_due_time_behind_all_reason_is_looked_at_early),
     };
     if (argc > 1)
