@@ -17,9 +17,11 @@
 #include "relayd/schedule/schedule.h"
 #include "relayd/settings.h"
 #include "relayd/store/store.h"
+#include "relayd/work/inhand.h"
 #include "relayd/work/workers.h"
 
 struct api;
+struct blame;
 struct daemon_gauges;
 struct reload;
 struct listener;
@@ -59,6 +61,9 @@ struct daemon {
     struct timer drain_timer, upkeep_timer, watchdog_timer;
     struct daemon_gauges *gauges;
     struct api *api;
+    struct blame *blame;       /* NULL: not started yet */
+    struct inhand_mark *marks; /* what the last run's crash left */
+    size_t n_marks;
 };
 
 /* wire.c: make the stages and join them. accept comes first, since it binds ports as root; the

@@ -13,6 +13,7 @@
 #include "relayd/intake.h"
 #include "relayd/net/tls.h"
 #include "relayd/ops/log.h"
+#include "relayd/work/inhand.h"
 
 #define HEADS_MAX (2 + QUEUE_SIGNATURES_MAX)
 
@@ -130,6 +131,7 @@ body_read_done(struct store_read *read)
     struct body_read *br = CONTAINER_OF(read, struct body_read, read);
     struct connection *c = br->c;
 
+    IN_HAND(read->body.id);
     c->reads--;
     if (c->conn != NULL && c->msg == br->msg) {
         uint64_t end = read->body.offset + read->body.n;
@@ -151,6 +153,7 @@ want_body(void *arg, struct deliver_txn *txn, uint64_t offset)
 {
     struct connection *c = arg;
     const struct msg_body *body = c->msg->body;
+    IN_HAND(c->msg->q.id);
 
     if (body != NULL) {
         struct span rest = span_from(span_of(body->bytes, body->n), offset);
@@ -233,6 +236,7 @@ delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
 
     assert(c->msg == NULL && n > 0);
     c->msg = rcpts[0]->msg;
+    IN_HAND(c->msg->q.id);
     set_rcpts(c, rcpts, n);
     c->txn = (struct deliver_txn){
         .sender = c->msg->q.sender,
@@ -243,6 +247,7 @@ delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
         .rcpts = c->rcpts,
         .n_rcpts = n,
         .heads = c->heads,
+        .msg_id = c->msg->q.id,
         .user = c,
     };
     c->txn.n_heads = set_heads(c, &c->txn.size_bytes);

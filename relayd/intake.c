@@ -501,6 +501,8 @@ msg_sign(struct intake_msg *m)
     job->settings = m->settings;
     job->done = on_signed;
     job->id = span_str(m->id_text);
+    job->msg_id = m->id;
+    job->print = m->print;
     job->now = clock_wall(loop_clock(intake->env.loop));
     job->n_head = 0;
     job->head[job->n_head++] = strbuf_span(&m->received);

@@ -31,6 +31,8 @@ struct intake_env {
     /* The settings in force, held until given back. */
     struct settings *(*settings_take)(void *arg);
     void (*settings_give)(void *arg, struct settings *settings);
+    /* Has a header with this fingerprint crashed us before? */
+    bool (*poison)(void *arg, uint64_t print);
     /* A message is durable: it and its recipients are the callee's now. */
     void (*stored)(void *arg, struct msg *msg, struct msg_body *body, struct rcpt *const *rcpts,
                    size_t n_rcpts);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 
 #include "policy/base/ip.h"
+#include "relayd/ops/log.h"
+#include "relayd/work/inhand.h"
 
 bool
 intake_head_is_whole(struct intake_msg *m)
@@ -108,11 +110,29 @@ keep_head(struct intake_msg *m)
         m->facts.from.p = copy + from;
 }
 
+/* Of the header as it came: the client sends the same one again after a crash of ours. */
+static uint64_t
+fingerprint(struct span text)
+{
+    size_t n = span_find(text, SPAN("\r\n\r\n"));
+    return inhand_hash(text.p, n == SIZE_MAX ? text.n : n);
+}
+
 const char *
 intake_head(struct intake_msg *m)
 {
+    const struct intake_env *env = &m->intake->env;
     const struct config *config = m->settings->config;
     struct span text = span_of(m->body->bytes, m->body->n);
+
+    m->print = fingerprint(text);
+    if (env->poison(env->arg, m->print)) {
+        log_alert(env->log, "poison", "%s: refused, its header has crashed relayd before",
+                  m->id_text);
+        return "554 5.6.0 this message cannot be processed here";
+    }
+    IN_HAND(m->id);
+    inhand_print(m->print);
     struct span hostname = span_str(config->node.hostname);
     bool no_header = header_first_line_is_body(text);
     msec_t now = clock_wall(loop_clock(m->intake->env.loop));

@@ -46,6 +46,7 @@ struct intake_msg {
     /* the header */
     struct arena *arena;       /* the header block of a big message */
     struct span head;          /* the client's fields, without the empty line */
+    uint64_t print;            /* fingerprint of the header as it came */
     struct header_facts facts; /* of it; body_at counts from the first of the client's bytes */
     struct strbuf received, added;
     uint64_t lines_broken, newlines_fixed;

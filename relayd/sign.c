@@ -9,6 +9,7 @@
 #include "policy/base/domain.h"
 #include "policy/base/mem.h"
 #include "policy/header.h"
+#include "relayd/work/inhand.h"
 
 #define CHUNK_BYTES ((size_t)QUEUE_CHUNK_BYTES * 8)
 
@@ -71,6 +72,8 @@ sign_run(struct job *j, struct worker *worker)
 {
     struct sign_job *job = CONTAINER_OF(j, struct sign_job, job);
     struct dkim_signer *signer = worker_local(worker, SIGN_SLOT);
+    IN_HAND(job->msg_id);
+    inhand_print(job->print);
     const struct dkim_message message = {
         .id = job->id,
         .head = job->head,

@@ -24,6 +24,7 @@ struct sign_job {
     void (*done)(struct sign_job *job); /* on the loop */
     void *arg;                          /* the caller's */
     struct span id;
+    uint64_t msg_id, print; /* what is blamed if this crashes; print 0: msg_id is stored */
     struct span head[SIGN_HEAD_BLOCKS_MAX]; /* in the order sent, without the empty line */
     size_t n_head;
     struct span body;    /* in memory; or, with `queue` set, read from there: */

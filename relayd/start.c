@@ -15,6 +15,7 @@
 
 #include "policy/base/mem.h"
 #include "policy/config_node.h"
+#include "relayd/blame.h"
 #include "relayd/net/listener.h"
 #include "relayd/stop.h"
 
@@ -160,6 +161,12 @@ open_queue(struct daemon *d)
         log_text(d->log, LOG_WARNING, "queue",
                  "%s is on an overlay file system: mail is lost with the container",
                  config->queue.path);
+    char in_hand[PATH_MAX];
+    snprintf(in_hand, sizeof(in_hand), "%s/in-hand", config->queue.path);
+    d->marks = xcalloc(INHAND_SLOTS, sizeof(*d->marks));
+    code = inhand_open(in_hand, d->marks, &d->n_marks, &err);
+    if (code != ERR_OK)
+        return start_fail(exit_code_of(code), "queue: %s", err.text);
     const struct store_options store = {
         .queue = d->queue,
         .inbox = d->inbox,
@@ -312,6 +319,12 @@ start_privileged(struct daemon *d, const char *file, size_t max_sessions)
     return code;
 }
 
+static void
+on_blamed(struct daemon *d)
+{
+    schedule_start(d->schedule);
+}
+
 static int
 start_serving(struct daemon *d, size_t max_sessions)
 {
@@ -330,7 +343,7 @@ start_serving(struct daemon *d, size_t max_sessions)
         accept_setup_free(setup);
         return start_fail(exit_code_of(used), "%s", err.text);
     }
-    schedule_start(d->schedule);
+    d->blame = blame_start(d, d->marks, d->n_marks, on_blamed);
     log_ready(d, max_sessions);
     return -1;
 }

@@ -12,6 +12,7 @@
 #include <sysexits.h>
 
 #include "policy/base/mem.h"
+#include "relayd/blame.h"
 #include "relayd/net/listener.h"
 #include "relayd/net/sdnotify.h"
 
@@ -144,6 +145,7 @@ daemon_end(struct daemon *d)
         inbox_drain(d->inbox);
         control_free(d->control);
         api_free(d);
+        blame_free(d->blame);
         store_free(d->store);
         queue_close(d->queue);
     }
@@ -161,6 +163,7 @@ daemon_end(struct daemon *d)
     inbox_free(d->inbox);
     metrics_free(d->metrics);
     free(d->gauges);
+    free(d->marks);
     loop_free(d->loop);
     if (d->exit_code == 0)
         log_text(d->log, LOG_INFO, "stopped", "bye");

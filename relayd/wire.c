@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
+#include "relayd/blame.h"
 #include "relayd/daemon.h"
 
 /* ---- settings ---- */
@@ -85,6 +86,14 @@ daemon_config_done(void *daemon, const struct config *config)
 }
 
 /* ---- the arrows ---- */
+
+/* intake ─▶ blame. */
+static bool
+on_poison(void *arg, uint64_t print)
+{
+    const struct daemon *d = arg;
+    return d->blame != NULL && blame_refuses(d->blame, print);
+}
 
 /* intake, record ─▶ schedule: a message is durable. */
 static void
@@ -227,6 +236,7 @@ wire_stages(struct daemon *d)
         .arg = d,
         .settings_take = daemon_settings_take,
         .settings_give = daemon_settings_give,
+        .poison = on_poison,
         .stored = on_stored,
     };
     const struct delivery_env delivery = {

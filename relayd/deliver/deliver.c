@@ -12,6 +12,7 @@
 #include "policy/base/mem.h"
 #include "relayd/deliver/deliver_private.h"
 #include "relayd/deliver/tls_memory.h"
+#include "relayd/work/inhand.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -283,8 +284,11 @@ deadline_set(struct deliver_conn *c)
 void
 deliver_go(struct deliver_conn *c, enum smtpc_want want)
 {
+    IN_HAND(0);
     while (!c->dead) {
+        const struct deliver_txn *txn = smtpc_txn(c->core);
         bool started;
+        inhand_enter(txn == NULL ? 0 : txn->msg_id); /* the next one may have begun */
         switch (want) {
         case SMTPC_WANT_REPLY:
             deliver_link_flush(c);

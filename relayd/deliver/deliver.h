@@ -119,7 +119,8 @@ struct deliver_txn {
     size_t n_rcpts;           /* 1..DELIVER_RCPTS_MAX */
     const struct span *heads; /* whole CRLF-terminated fields, in order, sent before the body */
     size_t n_heads;
-    void *user; /* the caller's */
+    uint64_t msg_id; /* what is in hand while this is worked on (relayd/work/inhand.h) */
+    void *user;      /* the caller's */
 };
 
 /* Who is, or last was, at the other end. Valid until the callback that reads it returns. */

@@ -8,6 +8,7 @@
 #include "relayd/deliver/deliver_private.h"
 
 #include "relayd/net/conn.h"
+#include "relayd/work/inhand.h"
 
 #include <assert.h>
 
@@ -63,6 +64,7 @@ deliver_content_pump(struct deliver_conn *c)
     struct content *k = &c->content;
     if (k->pumping)
         return;
+    IN_HAND(smtpc_txn(c->core)->msg_id);
     k->pumping = true;
     while (!c->dead && k->active && !k->asked && !k->all_given &&
            conn_out_pending(c->conn) < REFILL_BELOW_BYTES) {

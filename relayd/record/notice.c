@@ -15,6 +15,7 @@
 #include "relayd/message.h"
 #include "relayd/ops/log.h"
 #include "relayd/record/internal.h"
+#include "relayd/work/inhand.h"
 
 #define ORIGINAL_BYTES_MAX QUEUE_PAGE_BYTES /* of the original that is looked at */
 
@@ -214,6 +215,7 @@ sign_notices(struct batch *b)
         n->sign.done = on_signed;
         n->sign.arg = b;
         n->sign.id = span_str(b->msg->id_text);
+        n->sign.msg_id = b->msg->q.id;
         n->sign.head[0] = span_first(text, n->facts->head_bytes);
         n->sign.n_head = 1;
         n->sign.body = span_from(text, n->facts->body_at);
@@ -266,6 +268,7 @@ build(struct batch *b, struct span bytes)
     const struct queue_msg *q = &b->msg->q;
     CLEANUP(strbuf_release) struct strbuf head = STRBUF_INIT;
     size_t body_at = bytes.n;
+    IN_HAND(q->id);
 
     if (q->flags & QUEUE_MSG_NOTICE) {
         to_postmaster(b, bytes);

@@ -9,6 +9,7 @@
 #include "relayd/ops/log.h"
 #include "relayd/record/detail.h"
 #include "relayd/record/internal.h"
+#include "relayd/work/inhand.h"
 
 struct record *
 record_new(const struct record_env *env)
@@ -302,6 +303,7 @@ record_attempts(struct record *r, struct attempt *attempts, size_t n)
 {
     assert(n > 0);
     struct msg *msg = attempts[0].rcpt->msg;
+    IN_HAND(msg->q.id);
     struct batch *b = batch_new(r, msg, n);
 
     for (size_t i = 0; i < n; i++) {

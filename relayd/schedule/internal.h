@@ -4,6 +4,7 @@
  *   pages.c     into hand and out again             plan.c   recipients to sites
  *   site.c      sites and their ready lists         pump.c   what a site does next
  *   link.c      one connection of a site            pause.c  suspensions and held domains
+ *   alone.c     what was in hand at a crash
  *   pin.c       domains pinned to a route
  *   attempt.c   outcomes without a connection       postpone.c  back to the queue, no attempt made
  *   hand.c lanes.c  the tables
@@ -79,6 +80,7 @@ struct site {
     struct site *slot_next;
 };
 
+struct alone;
 struct pending;
 struct postponed;
 
@@ -109,6 +111,7 @@ struct schedule {
     struct pause *pauses;
     struct timer pause_timer;
     struct map held_domains;     /* canonical domain -> its own text, and the reason */
+    struct alone *alone;         /* NULL: none, or all have been tried */
     struct map pins;             /* canonical domain -> struct pin */
     struct postponed *postponed; /* being gathered in this tick */
     size_t n_postponed;
@@ -127,6 +130,8 @@ void plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outc
 /* pages.c */
 void pages_more(struct schedule *s);  /* read pages if there is room */
 void pages_fresh(struct schedule *s); /* something was left in the fresh table */
+/* A recipient that a list shows, from no lane. */
+void pages_take_row(struct schedule *s, const struct queue_row *row, uint64_t txn);
 
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
@@ -177,6 +182,11 @@ void attempts_release(struct schedule *s);
 
 /* postpone.c: back to the queue's schedule at `due_at`, no attempt counted. */
 void postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at);
+
+/* alone.c */
+void alone_start(struct schedule *s, void (*then)(struct schedule *s));
+void alone_left(struct schedule *s); /* a recipient has left */
+void alone_free(struct schedule *s);
 
 /* pin.c */
 void pin_load(struct schedule *s, struct span domain, struct span value);

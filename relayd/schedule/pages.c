@@ -121,6 +121,12 @@ take_row(struct schedule *s, const struct queue_row *row, uint64_t txn, struct l
     plan_rcpt(s, rcpt);
 }
 
+void
+pages_take_row(struct schedule *s, const struct queue_row *row, uint64_t txn)
+{
+    take_row(s, row, txn, NULL);
+}
+
 bool
 schedule_give_up(struct schedule *s, const struct queue_row *row, const struct outcome *outcome)
 {
@@ -300,6 +306,7 @@ schedule_leave(struct schedule *s, struct rcpt *rcpt, uint64_t txn)
     if (lane != NULL)
         lane_drop(lane);
     hand_sweep(&s->hand, store_read_floor(s->env.store));
+    alone_left(s);
 }
 
 void

@@ -110,6 +110,7 @@ schedule_free(struct schedule *s)
     map_release(&s->sites);
     lanes_release(&s->lanes);
     hand_release(&s->hand);
+    alone_free(s);
     pauses_free(s);
     pins_free(s);
     free(s);
@@ -169,10 +170,17 @@ start_reading(struct schedule *s)
     timer_set(s->clock, &s->sweep, SWEEP_MS, on_sweep, s);
 }
 
+static void
+start_alone(struct schedule *s)
+{
+    alone_start(s, start_reading);
+}
+
 void
 schedule_start(struct schedule *s)
 {
-    pauses_load(s, start_reading);
+    if (!s->stopped)
+        pauses_load(s, start_alone);
 }
 
 void

@@ -83,6 +83,9 @@ struct schedule_env {
 struct schedule *schedule_new(const struct schedule_env *env);
 /* Everything in hand is forgotten: the queue has it. Connections are gone by now. */
 void schedule_free(struct schedule *s);
+/* These messages are tried first, each by itself, before anything else is taken in hand. Called
+ * before schedule_start(). */
+void schedule_alone(struct schedule *s, const uint64_t *ids, size_t n);
 /* Read what waits: lanes, holds and suspensions, then fresh recipients. */
 void schedule_start(struct schedule *s);
 /* Start nothing new, quit idle connections; on_drained once, not inside this call, when no

@@ -5,6 +5,7 @@
 #include <assert.h>
 
 #include "relayd/store/store_impl.h"
+#include "relayd/work/inhand.h"
 
 /* ---------------------------------------------------------------------------------- outcomes */
 
@@ -132,11 +133,31 @@ admin_apply(struct queue_batch *batch, struct store_op *op, size_t *n_finished)
 
 /* -------------------------------------------------------------------------------------- each */
 
+/* The message that is blamed if this operation crashes us; 0: none alone. */
+static uint64_t
+op_message(const struct store_op *op)
+{
+    switch (op->kind) {
+    case STORE_ADD:
+    case STORE_ADD_BIG:
+        return op->add.msg.id;
+    case STORE_CHUNK:
+    case STORE_DROP:
+        return op->chunk.id;
+    case STORE_OUTCOMES:
+        return op->outcomes.n_changes > 0 ? op->outcomes.changes[0].id : 0;
+    case STORE_ADMIN:
+        break;
+    }
+    return 0;
+}
+
 void
 store_op_apply(struct store *store, struct queue_batch *batch, struct store_op *op,
                size_t *n_finished)
 {
     const struct store_message *a = &op->add;
+    IN_HAND(op_message(op));
     switch (op->kind) {
     case STORE_ADD:
         op->code = queue_add(batch, &a->msg, a->rcpts, a->n_rcpts, a->body, a->n_body, &op->err);

@@ -7,6 +7,7 @@
 
 #include "policy/base/mem.h"
 #include "relayd/store/store_impl.h"
+#include "relayd/work/inhand.h"
 
 #define TRIM_EVERY 256 /* reads between two looks at the mapped memory */
 
@@ -22,6 +23,7 @@ static enum err_code
 read_one(struct queue_reader *reader, struct store_read *r)
 {
     enum err_code code = ERR_OK;
+    IN_HAND(r->kind == STORE_READ_MAIL ? r->mail.id : r->kind == STORE_READ_BODY ? r->body.id : 0);
     switch (r->kind) {
     case STORE_READ_MAIL:
         code = queue_read_mail(reader, r->mail.id, &r->mail.mail, &r->err);

@@ -11,6 +11,7 @@
 
 #include "policy/base/mem.h"
 #include "relayd/store/store_impl.h"
+#include "relayd/work/inhand.h"
 
 /* ------------------------------------------------------------------------------------- lists */
 
@@ -61,6 +62,7 @@ thread_start(pthread_t *thread, void *(*run)(void *), void *arg, const char *nam
 {
     sigset_t all, before;
     sigfillset(&all);
+    inhand_unblock(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(thread, NULL, run, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

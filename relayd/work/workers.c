@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "policy/base/mem.h"
+#include "relayd/work/inhand.h"
 
 #define JOB_CLASSES 2
 
@@ -140,6 +141,7 @@ thread_start(struct worker *worker)
     sigset_t all, before;
     char name[16];
     sigfillset(&all);
+    inhand_unblock(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&worker->thread, NULL, worker_main, worker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -1,0 +1,139 @@
+"""Messages that make relayd crash: only evidence blames them, and they stop doing harm."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from rig import mail
+from rig.wait import until
+
+# Crashes the process when it sends, or signs, the marked bytes, as a bug of ours would.
+PILL = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+static void look(const void *bytes, size_t n)
+{
+    if (n > 0 && memmem(bytes, n, "POISON-PILL", 11) != 0)
+        *(volatile int *)8 = 0;
+}
+ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    ssize_t (*real)(int, const struct msghdr *, int) = dlsym(RTLD_NEXT, "sendmsg");
+    for (size_t i = 0; i < msg->msg_iovlen; i++)
+        look(msg->msg_iov[i].iov_base, msg->msg_iov[i].iov_len);
+    return real(fd, msg, flags);
+}
+int dkim_header(void *handle, unsigned char *bytes, size_t n)
+{
+    int (*real)(void *, unsigned char *, size_t) = dlsym(RTLD_NEXT, "dkim_header");
+    if (memmem(bytes, n, "SIGNING-PILL", 12) != 0)
+        *(volatile int *)8 = 0;
+    return real(handle, bytes, n);
+}
+"""
+
+DIED = -signal.SIGSEGV
+
+
+@pytest.fixture
+def node(world):
+    """A node (not started) in which marked messages find a bug."""
+    if any(s in os.environ.get("RELAYD_BUILD_DIR", "") for s in ("asan", "tsan")):
+        pytest.skip("a sanitizer wants to be the first library")
+    source, library = world.dir / "pill.c", world.dir / "pill.so"
+    source.write_text(PILL)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    key = world.key("src.test", "cn")
+    node = world.node(start=False, config={
+        "queue": {"retry": {"intervals": ["1h"]}},
+        "dkim": [{"domains": ["src.test"], "key_file": str(key.path)}]})
+    node.env = {"LD_PRELOAD": str(library)}
+    return node
+
+
+def hold(node, *rcpts):
+    """Messages that wait, so that a crash finds company."""
+    for rcpt in rcpts:
+        node.submit("a@src.test", rcpt, mail.message())
+
+
+def test_message_that_crashes_us_is_retried_alone_and_held_at_the_third_crash(world, node):
+    mx, other = world.mx("dest.test"), world.mx("other.test")
+    node.start()
+    node.ctl("suspend", "direct", "--for", "1h")
+    hold(node, "x@other.test", "y@other.test")
+    pill = node.submit("a@src.test", "b@dest.test", mail.message(body="POISON-PILL\r\n"))
+    hold(node, "z@other.test")
+    node.ctl("resume", "direct")
+    assert node.wait_exit() == DIED
+    delivered = len(other.mails)
+    for crash in (1, 2):
+        node.start(ready=False)
+        assert node.wait_exit() == DIED
+        alert = node.log.all(alert="poison")[-1]
+        assert pill in alert["text"] and "retried alone" in alert["text"]
+        assert len(other.mails) == delivered, "nothing else may be in hand beside it"
+    node.start()
+    alert = node.log.wait(alert="poison", text=lambda t: "held" in t)
+    assert pill in alert["text"]
+    other.wait_mail(3)
+    until(lambda: [(i["id"], i["state"]) for i in node.queue()] == [(pill, "held")],
+          what="only the pill in the queue")
+    assert not mx.mails
+    node.restart()
+    assert node.queue()[0]["state"] == "held"
+
+
+def test_blamed_message_that_does_no_more_harm_is_delivered(world, node):
+    mx, other = world.mx("dest.test"), world.mx("other.test")
+    node.start()
+    node.submit("a@src.test", "b@dest.test", mail.message(body="POISON-PILL\r\n"))
+    assert node.wait_exit() == DIED
+    node.env = {}  # the bug is mended
+    node.start()
+    assert mx.wait_mail().rcpts == ["b@dest.test"]
+    hold(node, "x@other.test")
+    other.wait_mail()
+    node.wait_empty()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_signal_from_outside_blames_nobody(world, node, number):
+    mx = world.mx("dest.test")
+
+    def kill(session):
+        node.kill(number)
+
+    mx.answer("data", kill, times=1)
+    node.start()
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    until(lambda: not node.running(), what="the daemon to be killed")
+    node.start()
+    mx.wait_mail()
+    assert not node.log.all(alert="poison")
+
+
+def test_header_that_crashes_intake_twice_is_refused(world, node):
+    """It was never accepted, so its client sends it again and again."""
+    mx = world.mx("dest.test")
+    message = mail.message(subject="SIGNING-PILL")
+    for _ in range(2):
+        node.start()
+        with pytest.raises(Exception):
+            node.submit("a@src.test", "b@dest.test", message)
+        assert node.wait_exit() == DIED
+    node.start()
+    node.log.wait(alert="poison", text=lambda t: "refused from now on" in t)
+    with node.client() as c:
+        c.ehlo()
+        c.mail("a@src.test")
+        c.rcpt("b@dest.test")
+        assert str(c.data(message)).startswith("554 5.6.0")
+        c.submit("a@src.test", "b@dest.test", mail.message())
+    mx.wait_mail()
