@@ -2,6 +2,7 @@
 
 from rig import mail
 from rig.chain import Chain
+from rig.wait import until
 
 
 def test_one_message_is_split_over_direct_and_hop_with_the_same_bytes(world):
@@ -90,8 +91,9 @@ def test_rules_can_reject_discard_and_hold(world):
         assert session.data(mail.message()).queued_id
     assert mx.wait_mail().rcpts == ["x@dest.test"]
     node.log.wait(event="attempt", rcpt="x@dest.test", outcome="delivered")
-    waiting = node.queue()
-    assert [(w["rcpt"], w["state"]) for w in waiting] == [("x@held.test", "held")]
+    # The lines of an attempt come before its outcome is stored.
+    until(lambda: [(w["rcpt"], w["state"]) for w in node.queue()] == [("x@held.test", "held")],
+          what="only the held one to be left")
 
 
 def test_fence_of_any_matching_rule_holds_even_against_the_fallback(world):
