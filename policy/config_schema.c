@@ -308,7 +308,7 @@ const struct option config_schema[] = {
     OPTION("transport_map[].fallback_after", OPT_DURATION, NULL, "2h",
            "Nothing but 4xx for so long: the next route (never for greylisting or a full mailbox). "
            "Default: never.",
-           IN(rule, fallback_after_ms), RANGE(1, 30 * DAY), .availability = OPTION_IGNORED),
+           IN(rule, fallback_after_ms), RANGE(1, 30 * DAY)),
     OPTION("transport_map[].learn", OPT_BOOL, "false", NULL,
            "A refusal that another route could cure moves the destination there for a while.",
            IN(rule, learn), .availability = OPTION_IGNORED),

@@ -177,6 +177,13 @@ on_other_family(void *arg, struct rcpt *rcpt, uint8_t family, const struct outco
     return schedule_other_family(d->schedule, rcpt, family, refusal);
 }
 
+static msec_t
+on_fallback_after(void *arg, const struct rcpt *rcpt)
+{
+    const struct daemon *d = arg;
+    return schedule_fallback_after(d->schedule, rcpt);
+}
+
 static bool
 on_route_left(void *arg, const struct rcpt *rcpt)
 {
@@ -260,6 +267,7 @@ wire_stages(struct daemon *d)
         .settings_give = daemon_settings_give,
         .reroute = on_reroute,
         .other_family = on_other_family,
+        .fallback_after = on_fallback_after,
         .route_left = on_route_left,
         .probe_at = on_probe_at,
         .slow = on_slow,

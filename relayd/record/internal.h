@@ -81,6 +81,7 @@ struct verdict {
     const char *klass;        /* "ip-blocklisted", "routing-error", ... */
     enum reply_action action; /* for a peer's refusal */
     bool greylisted, rate_limited, ip_keyed;
+    bool same_everywhere; /* greylisting, a full mailbox: no other route would be told otherwise */
 };
 enum maillog_outcome {
     MAILLOG_DELIVERED,

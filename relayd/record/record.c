@@ -56,6 +56,7 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
         v.greylisted = c.klass == REPLY_GREYLISTED;
         v.rate_limited = c.klass == REPLY_RATE_LIMITED;
         v.ip_keyed = c.ip_keyed;
+        v.same_everywhere = c.klass == REPLY_GREYLISTED || c.klass == REPLY_QUOTA_FULL;
     } else if (o->origin == ORIGIN_DNS) {
         v.klass =
             reply_class_name(o->kind == OUTCOME_FAILED ? REPLY_BAD_DOMAIN : REPLY_ROUTING_ERROR);
@@ -73,6 +74,18 @@ curable(const struct outcome *o, const struct verdict *v)
 {
     return o->kind != OUTCOME_DELIVERED &&
            (o->path || (o->origin == ORIGIN_PEER && v->action == REPLY_ACTION_REROUTE));
+}
+
+/* A receiver that has said nothing but 4xx for as long as the rule is patient. */
+static bool
+patience_over(struct record *r, const struct rcpt *rcpt, const struct outcome *o,
+              const struct verdict *v, const struct attempts *a, msec_t now)
+{
+    if (o->kind != OUTCOME_DEFERRED || o->origin != ORIGIN_PEER || o->code / 100 != 4 ||
+        v->same_everywhere || o->greylisted)
+        return false;
+    msec_t after = r->env.fallback_after(r->env.arg, rcpt);
+    return after > 0 && now - a->first_deferral_at >= after;
 }
 
 /* A 5xx that is known to mean "later" waits, for at most a day. So does a rate limit that another
@@ -262,7 +275,7 @@ decide(struct record *r, const struct settings *settings, const struct attempt *
         remember(&a, attempt, &v, span_str(peer), now);
     if (v.action == REPLY_ACTION_SLOW || v.rate_limited)
         r->env.slow(r->env.arg, rcpt);
-    if (curable(o, &v)) {
+    if (curable(o, &v) || patience_over(r, rcpt, o, &v, &a, now)) {
         /* The refusal goes with the recipient to the next route, which may fail it at once. */
         struct strbuf bytes = STRBUF_INIT;
         attempts_encode(&a, &bytes);

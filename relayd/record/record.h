@@ -39,6 +39,8 @@ struct record_env {
      * hosts. */
     bool (*other_family)(void *arg, struct rcpt *rcpt, uint8_t family,
                          const struct outcome *refusal);
+    /* After how long of nothing but 4xx its rule gives it to the next route; 0: never. */
+    msec_t (*fallback_after)(void *arg, const struct rcpt *rcpt);
     /* It is not; has one of its routes not refused it in this attempt? */
     bool (*route_left)(void *arg, const struct rcpt *rcpt);
     /* When the hop that failed it is probed next; 0: it is no hop, or up. */

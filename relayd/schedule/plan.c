@@ -249,6 +249,14 @@ routes_of(const struct schedule *s, const struct rcpt *rcpt, struct route_decisi
         ret->n_routes = 0;
 }
 
+msec_t
+schedule_fallback_after(const struct schedule *s, const struct rcpt *rcpt)
+{
+    struct route_decision d;
+    routes_of(s, rcpt, &d);
+    return d.n_routes == 0 ? 0 : d.rule->fallback_after_ms;
+}
+
 bool
 schedule_route_left(struct schedule *s, const struct rcpt *rcpt)
 {

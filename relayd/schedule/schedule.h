@@ -134,6 +134,8 @@ void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 /* The recipient's route failed it (`refused`: by a refusal, not on the path): is there another one
  * to take now? Then it is on its way and must not be touched any more. */
 bool schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused);
+/* fallback_after of the rule that decides for this recipient; 0: never. */
+msec_t schedule_fallback_after(const struct schedule *s, const struct rcpt *rcpt);
 /* A refusal named our address: does the site have addresses of the other `family` to try before
  * another route? Then it is on its way there. When that family leads nowhere, `refusal` (copied to
  * rcpt->refusal) is what counts. */

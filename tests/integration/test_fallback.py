@@ -129,7 +129,7 @@ def test_next_attempt_begins_with_the_first_route_again(world):
     hop.answer("rcpt", "451 4.3.0 later", times=1)
     ident = node.submit("a@src.test", "b@dest.test", mail.message())
     assert mx.wait_mail().rcpts == ["b@dest.test"]
-    node.wait_empty()
+    node.log.wait(event="attempt", msg=ident, outcome="delivered")
     way = [(e["route"], e["outcome"]) for e in node.log.all(event="attempt", msg=ident)]
     assert way == [("direct", "rerouted"), ("out", "deferred"), ("direct", "delivered")]
 
@@ -160,6 +160,32 @@ def test_rule_makes_tls_stricter_than_its_route(world):
     until(lambda: node.queue(), what="the recipient in the queue")
 
 
+def test_receiver_that_only_ever_says_4xx_loses_the_mail_to_the_next_route(world):
+    mx = world.mx("dest.test")
+    mx.answer("rcpt", "451 4.3.0 try again later")
+    hop, node = two_routes(world, {"fallback_after": "3s"}, {
+        "queue": {"retry": {"intervals": ["1s"], "jitter": "0%"}}})
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    hop.wait_mail()
+    node.log.wait(event="attempt", msg=ident, outcome="delivered")
+    way = [(e["route"], e["outcome"]) for e in node.log.all(event="attempt", msg=ident)]
+    assert way[0] == ("direct", "deferred") and len(way) >= 4
+    assert way[-2:] == [("direct", "rerouted"), ("out", "delivered")]
+    assert set(way[:-2]) == {("direct", "deferred")}
+
+
+@pytest.mark.parametrize("reply", ["452 4.2.2 mailbox full",
+                                   "450 4.2.0 greylisted, try again in 5 minutes"])
+def test_patience_never_ends_with_a_full_mailbox_or_greylisting(world, reply):
+    mx = world.mx("dest.test")
+    mx.answer("rcpt", reply)
+    hop, node = two_routes(world, {"fallback_after": "1s"}, {
+        "queue": {"retry": {"intervals": ["1s"], "jitter": "0%", "greylist": "1s"}}})
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", attempt="4", outcome="deferred")
+    assert not hop.sessions
+
+
 # -- the other family of addresses comes before another route
 
 @pytest.fixture
@@ -185,7 +211,7 @@ def test_refusal_of_our_ipv4_address_tries_ipv6_before_the_fallback(both, stage)
     four.answer(stage, BLOCKED)
     ident = node.submit("a@src.test", "b@dest.test", mail.message())
     assert six.wait_mail().rcpts == ["b@dest.test"]
-    node.wait_empty()
+    node.log.wait(event="attempt", msg=ident, outcome="delivered")
     assert not hop.sessions
     way = [(e["route"], e["outcome"]) for e in node.log.all(event="attempt", msg=ident)]
     assert way == [("direct", "rerouted"), ("direct", "delivered")]

@@ -40,6 +40,7 @@ static struct {
     struct told told[4];
     size_t n_told;
     bool reroute, route_left; /* what the schedule answers */
+    msec_t fallback_after;
     int n_reroutes, n_slow;
     msec_t probe_at;
 } t;
@@ -82,6 +83,14 @@ on_other_family(void *arg, struct rcpt *rcpt, uint8_t family, const struct outco
     (void)family;
     (void)refusal;
     return false;
+}
+
+static msec_t
+on_fallback_after(void *arg, const struct rcpt *rcpt)
+{
+    (void)arg;
+    (void)rcpt;
+    return t.fallback_after;
 }
 
 static bool
@@ -215,6 +224,7 @@ setup(void **state)
         .reroute = on_reroute,
         .other_family = on_other_family,
         .route_left = on_route_left,
+        .fallback_after = on_fallback_after,
         .probe_at = on_probe_at,
         .slow = on_slow,
         .recorded = on_recorded,

@@ -619,10 +619,6 @@ options_of_a_later_version_are_told_apart(void **state)
     static const struct fault ignored[] = {
         {NODE TRUST "transport_map: [{default: true, route: direct, learn: true}]\n",
          "c.yaml:3:48: transport_map[0].learn: warning: no effect yet in this version"},
-        {NODE TRUST
-         "hops: {us: {address: a}}\n"
-         "transport_map: [{default: true, route: direct, fallback: [us], fallback_after: 2h}]\n",
-         "c.yaml:4:64: transport_map[0].fallback_after: warning: no effect yet"},
         {BASE "learning: {ttl: 1h}\n", "c.yaml:4:1: learning: warning: no effect yet"},
         {BASE "geoip: {database: /x.mmdb}\n", "c.yaml:4:1: geoip: warning: no effect yet"},
     };
