@@ -369,7 +369,7 @@ delivery_open(struct delivery *d, struct site_link *link, const struct schedule_
     struct connection *c = xcalloc(1, sizeof(*c));
     struct deliver_endpoint endpoints[DELIVER_ENDPOINTS_MAX];
     size_t n = target->endpoints->n;
-    char password[256] = "";
+    char *password = NULL;
 
     c->d = d;
     c->link = link;
@@ -394,7 +394,7 @@ delivery_open(struct delivery *d, struct site_link *link, const struct schedule_
     }
     bool auth = c->hop != NULL && c->hop->username[0] != '\0';
     if (auth)
-        snprintf(password, sizeof(password), "%.*s", SPAN_ARG(c->hop->password));
+        password = xstrndup(c->hop->password.p, c->hop->password.n);
     const struct deliver_target t = {
         .endpoints = endpoints,
         .n_endpoints = n,
@@ -404,7 +404,7 @@ delivery_open(struct delivery *d, struct site_link *link, const struct schedule_
         .tls_ctx = settings_tls(c->settings, c->hop, target->tls),
         .tls_gone_is_path = target->has_fallback,
         .auth_username = auth ? c->hop->username : NULL,
-        .auth_password = auth ? password : NULL,
+        .auth_password = password,
         .source_v4 = c->hop == NULL ? config->direct.source.v4 : (struct ip){0},
         .source_v6 = c->hop == NULL ? config->direct.source.v6 : (struct ip){0},
         .timeouts = timeouts_of(&config->timeouts),
@@ -413,7 +413,9 @@ delivery_open(struct delivery *d, struct site_link *link, const struct schedule_
         .session_ms = DELIVERY_SESSION_MS,
     };
     c->conn = deliver_start(&d->deliver, &t, &ops, c);
-    explicit_bzero(password, sizeof(password));
+    if (password != NULL)
+        explicit_bzero(password, strlen(password));
+    free(password);
     return c;
 }
 

@@ -360,8 +360,11 @@ def test_port_that_worked_is_remembered(world):
         assert node.log.wait(event="attempt", msg=ident)["peer"] == f"{address}:587"
 
 
+LONG = "correct horse battery staple " * 17  # tokens of an API are long
+
+
 def test_auth_login_is_used_when_the_hop_knows_nothing_else(world):
-    hop = world.remote("hop.test", certificate=world.ca.issue("hop.test"), auth={"cn": "pass"})
+    hop = world.remote("hop.test", certificate=world.ca.issue("hop.test"), auth={"cn": LONG})
     plain = hop._do_ehlo
 
     def login_only(session, line):
@@ -371,7 +374,7 @@ def test_auth_login_is_used_when_the_hop_knows_nothing_else(world):
 
     hop._do_ehlo = login_only
     node = world.node(start=False)
-    secret = node.file("secret", "pass\n")
+    secret = node.file("secret", LONG + "\n")
     node.write_config({
         "hops": {"out": {"address": "hop.test:25", "ca_file": world.ca.file,
                          "auth": {"username": "cn", "password_file": secret}}},
