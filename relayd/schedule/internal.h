@@ -98,7 +98,8 @@ struct schedule {
     bool fresh_again; /* something was left in it since this pass began */
     bool fresh_stuck; /* likewise, but only a later sweep will let it in */
     struct queue_key fresh_after;
-    size_t lane_reads; /* under way */
+    size_t lane_reads;     /* under way */
+    msec_t lanes_retry_at; /* monotonic: when to list the lanes again, which failed; 0: not */
     /* connections */
     size_t n_links, n_busy;
     struct site_link *idle, **idle_tail;  /* READY ones, longest first */

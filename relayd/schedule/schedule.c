@@ -28,11 +28,16 @@ bodies_sweep(struct schedule *s, msec_t now)
         hand_drop_body(&s->hand, s->hand.bodies);
 }
 
+static void read_lanes(struct schedule *s);
+
 static void
 on_sweep(void *arg)
 {
     struct schedule *s = arg;
-    bodies_sweep(s, clock_now(s->clock));
+    msec_t now = clock_now(s->clock);
+    bodies_sweep(s, now);
+    if (s->lanes_retry_at != 0 && now >= s->lanes_retry_at)
+        read_lanes(s);
     hand_sweep(&s->hand, store_read_floor(s->env.store));
     sites_sweep(s, false);
     if (s->fresh_stuck)
@@ -132,6 +137,7 @@ lanes_page_done(struct store_read *read)
 
     if (read->code != ERR_OK) {
         log_alert(s->env.log, "queue_damaged", "the schedule cannot be read: %s", read->err.text);
+        s->lanes_retry_at = clock_now(s->clock) + MINUTE;
         free(lr);
         return;
     }
@@ -149,6 +155,7 @@ static void
 read_lanes(struct schedule *s)
 {
     struct lanes_read *lr = xcalloc(1, sizeof(*lr));
+    s->lanes_retry_at = 0;
     lr->schedule = s;
     lr->read.kind = STORE_READ_LANES;
     lr->read.done = lanes_page_done;

@@ -527,7 +527,7 @@ rig_run(void)
 {
     struct schedule_numbers n;
     clock_step(r.clock, 0); /* timers that are due already */
-    loop_run_once(r.loop, 2);
+    loop_run_once(r.loop, 1);
     schedule_numbers(r.schedule, &n);
     if (n.in_hand > r.most_in_hand)
         r.most_in_hand = n.in_hand;
