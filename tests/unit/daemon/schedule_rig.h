@@ -35,6 +35,8 @@ struct rig_name {
     int rcode;         /* 0: fine, 2: SERVFAIL, 3: NXDOMAIN, -1: no answer at all */
     uint32_t ttl_s;    /* 0: 0; only with mx */
     bool no_address;   /* it is a host without A and AAAA */
+    bool no_mx;        /* it is a domain without MX */
+    uint32_t ip;       /* its address; 0: some public one */
     int asked;
 };
 
@@ -127,13 +129,13 @@ rig_answer(struct dns_message *m, uint16_t id, const char *name, uint16_t type)
         if (n->rcode == 3)
             put_soa(m, "test", 60, 60);
     } else if (type == DNS_MX && n != NULL && n->mx[0] != NULL) {
-        for (unsigned i = 0; i < 3 && n->mx[i] != NULL; i++)
+        for (unsigned i = 0; i < 3 && n->mx[i] != NULL; i++) /* "" is the root: null MX */
             put_mx(m, name, n->ttl_s, 10 * (i + 1), n->mx[i]);
-    } else if (type == DNS_MX) {
+    } else if (type == DNS_MX && (n == NULL || !n->no_mx)) {
         snprintf(host, sizeof(host), "mx.%s", name);
         put_mx(m, name, 300, 10, host);
     } else if (type == DNS_A && (n == NULL || !n->no_address)) {
-        put_a(m, name, 300, 0xc6336401u + (uint32_t)strlen(name)); /* 198.51.100.x */
+        put_a(m, name, 300, n != NULL && n->ip != 0 ? n->ip : 0xc6336401u + (uint32_t)strlen(name));
     } else {
         put_soa(m, "test", 300, 300);
     }
@@ -463,15 +465,14 @@ static const struct schedule_ops rig_ops = {
 #define RIG_HEAD                                 \
     "node: {name: cn, hostname: cn.example}\n"   \
     "listeners: [{address: '127.0.0.1:2525'}]\n" \
-    "trusted_clients: [{cidr: 127.0.0.0/8}]\n"   \
-    "direct: {allow_private: true}\n"
+    "trusted_clients: [{cidr: 127.0.0.0/8}]\n"
 static struct config *
 rig_config(const char *text)
 {
     struct strbuf all = STRBUF_INIT, out = STRBUF_INIT;
-    strbuf_printf(&all, RIG_HEAD "%s%s",
+    strbuf_printf(&all, RIG_HEAD "%s%s%s",
                   strstr(text, "shaping:") == NULL ? "shaping: {default: {max_rate: none}}\n" : "",
-                  text);
+                  strstr(text, "direct: {") == NULL ? "direct: {allow_private: true}\n" : "", text);
     const struct text_file files[] = {{.path = "c.yaml", .text = all.p}};
     struct config *config = text_load(files, N_ELEMENTS(files), 0, &out);
     if (config == NULL)
@@ -501,7 +502,7 @@ rig_open_queue(void)
     r.facts = facts_new(r.dns);
 }
 
-static void
+FIXTURE_UNUSED static void
 rig_schedule(const char *config, size_t max_connections)
 {
     r.config = rig_config(config);

@@ -409,6 +409,25 @@ a_connection_may_go_while_its_message_is_read(void **state)
     RIG_WAIT(rig_finished());
 }
 
+static void
+a_connection_may_begin_to_close_while_its_message_is_read(void **state)
+{
+    (void)state;
+    rig_fill(1, "a@one.test");
+    start("shaping: {providers: [{mx: [mx.one.test], max_connections: 1}]}\n" DIRECT, MANY);
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    conn_ready(r.conns[0]);
+    r.conns[0]->state = RIG_CLOSING; /* QUIT is sent, its answer not here yet */
+    rig_settle();
+    assert_int_equal(r.n_sends, 0);
+    assert_int_equal(r.n_conns, 1); /* the site takes one connection at a time */
+    conn_closed(r.conns[0]);
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    conn_ready(r.conns[1]);
+    conn_end(r.conns[1], &r.end, false);
+    RIG_WAIT(rig_finished());
+}
+
 /* ---- suspended, held ---- */
 
 static void
@@ -730,6 +749,7 @@ main(int argc, char **argv)
         T(sites_take_turns_for_the_connections_there_are),
         T(a_connection_on_its_way_out_gets_no_message),
         T(a_connection_may_go_while_its_message_is_read),
+        T(a_connection_may_begin_to_close_while_its_message_is_read),
         T(a_suspended_site_waits_and_goes_on),
         T(a_suspended_domain_stays_in_the_queue),
         T(a_held_domain_is_held_from_the_start_on),
