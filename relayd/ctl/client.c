@@ -20,6 +20,7 @@
 struct client {
     int fd;
     const char *socket;
+    int timeout_seconds;
     struct strbuf in; /* read and not yet used */
     int status;
     bool chunked, has_length;
@@ -37,10 +38,10 @@ closep(int *fd)
 }
 
 static enum err_code
-client_connect(const char *path, int *ret_fd, struct err *err)
+client_connect(const char *path, int timeout_seconds, int *ret_fd, struct err *err)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    struct timeval timeout = {.tv_sec = CLIENT_TIMEOUT_SECONDS};
+    struct timeval timeout = {.tv_sec = timeout_seconds};
     CLEANUP(closep) int fd = -1;
     if (strlen(path) >= sizeof(addr.sun_path))
         return err_set(err, ERR_INVAL, "%s: the path of a socket is at most %zu characters long",
@@ -93,7 +94,7 @@ read_more(struct client *c, bool *ret_end, struct err *err)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            return err_set(err, ERR_AGAIN, "relayd did not answer in %d s", CLIENT_TIMEOUT_SECONDS);
+            return err_set(err, ERR_AGAIN, "relayd did not answer in %d s", c->timeout_seconds);
         if (n < 0 && errno != ECONNRESET)
             return err_set(err, ERR_IO, "%s: %s", c->socket, strerror(errno));
         *ret_end = n <= 0;
@@ -242,8 +243,13 @@ client_request(const char *socket_path, const char *method, const char *path, st
 {
     CLEANUP(closep) int fd = -1;
     CLEANUP(strbuf_release) struct strbuf head = STRBUF_INIT;
-    struct client c = {.socket = socket_path, .take = take, .arg = arg, .other = ret_other};
-    enum err_code code = client_connect(socket_path, &fd, err);
+    bool looks = strcmp(method, "GET") == 0;
+    struct client c = {.socket = socket_path,
+                       .timeout_seconds = looks ? CLIENT_LOOK_SECONDS : CLIENT_CHANGE_SECONDS,
+                       .take = take,
+                       .arg = arg,
+                       .other = ret_other};
+    enum err_code code = client_connect(socket_path, c.timeout_seconds, &fd, err);
     if (code != ERR_OK)
         return code;
     c.fd = fd;

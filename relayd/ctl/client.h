@@ -6,7 +6,10 @@
 #include "policy/base/err.h"
 #include "policy/base/span.h"
 
-#define CLIENT_TIMEOUT_SECONDS 75 /* the daemon gives up on its handlers after 60 */
+/* Of silence: looking is quick unless DNS is slow (explain); what changes something may take as long
+ * as the daemon gives its handlers, 60 s. */
+#define CLIENT_LOOK_SECONDS 15
+#define CLIENT_CHANGE_SECONDS 75
 #define CLIENT_ANSWER_MAX ((size_t)256 << 20)
 
 /*
