@@ -202,8 +202,11 @@ bind_sockets(struct daemon *d, const struct config *outline, const struct privs_
     struct err err;
 
     enum err_code code = accept_bind(d->accept, outline, &err);
+    if (code == ERR_PERM)
+        return start_fail(EX_NOPERM, "%s: ports below 1024 need root or CAP_NET_BIND_SERVICE",
+                          err.text);
     if (code != ERR_OK)
-        return start_fail(code == ERR_PERM ? EX_NOPERM : exit_code_of(code), "%s", err.text);
+        return start_fail(exit_code_of(code), "%s", err.text);
     snprintf(directory, sizeof(directory), "%s", outline->control_socket);
     char *slash = strrchr(directory, '/');
     if (slash != NULL && slash != directory) {

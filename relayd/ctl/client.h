@@ -6,8 +6,8 @@
 #include "policy/base/err.h"
 #include "policy/base/span.h"
 
-/* Of silence: looking is quick unless DNS is slow (explain); what changes something may take as long
- * as the daemon gives its handlers, 60 s. */
+/* Of silence: looking is quick unless DNS is slow (explain); what changes something may take as
+ * long as the daemon gives its handlers, 60 s. */
 #define CLIENT_LOOK_SECONDS 15
 #define CLIENT_CHANGE_SECONDS 75
 #define CLIENT_ANSWER_MAX ((size_t)256 << 20)
