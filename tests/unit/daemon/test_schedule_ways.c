@@ -28,6 +28,23 @@ site_of(const char *route, const char *name)
     return info;
 }
 
+/* Readers wait here once they have their snapshot. */
+static pthread_mutex_t reader_gate = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int n_snapshots;
+
+int
+mdb_txn_renew(MDB_txn *txn)
+{
+    static int (*real)(MDB_txn *);
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "mdb_txn_renew");
+    int rc = real(txn);
+    n_snapshots++;
+    pthread_mutex_lock(&reader_gate);
+    pthread_mutex_unlock(&reader_gate);
+    return rc;
+}
+
 /* ---- another route ---- */
 
 static void
@@ -374,6 +391,42 @@ sites_take_turns_for_the_connections_there_are(void **state)
 }
 
 static void
+an_idle_connection_makes_room(void **state)
+{
+    (void)state;
+    start(DIRECT, 1);
+    rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    conn_ready(r.conns[0]);
+    conn_end(r.conns[0], &r.end, false);
+    rig_settle();
+    assert_int_equal(conns_in(RIG_READY), 1); /* idle, and the only one there may be */
+    rig_accept_one("a@two.test");
+    RIG_WAIT(conn_to("mx.two.test", RIG_OPENING) != NULL);
+    assert_int_equal(r.conns[0]->state, RIG_GONE);
+}
+
+static void
+a_site_with_more_to_send_queues_up_again(void **state)
+{
+    (void)state;
+    start("shaping: {providers: [{mx: [mx.one.test], max_connections: 1}]}\n" DIRECT, 1);
+    for (int i = 0; i < 3; i++)
+        rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    rig_accept_one("a@two.test");
+    RIG_WAIT(rig_numbers().ready == 4);
+    conn_ready(r.conns[0]);
+    r.conns[0]->quit = true; /* it has carried as many messages as it may */
+    conn_end(r.conns[0], &r.end, false);
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    assert_string_equal(r.conns[1]->site, "mx.two.test");
+    r.auto_ready = r.auto_end = true;
+    conn_ready(r.conns[1]);
+    RIG_WAIT(rig_finished());
+}
+
+static void
 a_connection_on_its_way_out_gets_no_message(void **state)
 {
     (void)state;
@@ -497,7 +550,10 @@ a_held_domain_is_held_from_the_start_on(void **state)
     rig_fill(2, "a@two.test");
     r.auto_ready = r.auto_end = true;
     rig_schedule(DIRECT, MANY);
-    rig_accept_one("now@one.test"); /* before holds are known */
+    pthread_mutex_lock(&reader_gate); /* holds take a while to read */
+    rig_accept_one("now@one.test");
+    RIG_WAIT(r.n_accepting == 0);
+    pthread_mutex_unlock(&reader_gate);
     RIG_WAIT(r.n_delivered == 2);
     rig_pass(10 * SECOND, SECOND);
     assert_int_equal(r.n_delivered, 2);
@@ -562,23 +618,6 @@ a_verb_on_one_in_a_transaction_waits_for_its_end(void **state)
     assert_int_equal(r.n_sends, 1);
 }
 
-/* Readers wait here once they have their snapshot. */
-static pthread_mutex_t reader_gate = PTHREAD_MUTEX_INITIALIZER;
-static atomic_int n_snapshots;
-
-int
-mdb_txn_renew(MDB_txn *txn)
-{
-    static int (*real)(MDB_txn *);
-    if (real == NULL)
-        *(void **)&real = dlsym(RTLD_NEXT, "mdb_txn_renew");
-    int rc = real(txn);
-    n_snapshots++;
-    pthread_mutex_lock(&reader_gate);
-    pthread_mutex_unlock(&reader_gate);
-    return rc;
-}
-
 static void
 a_page_older_than_a_verb_or_a_delivery_brings_nothing_back(void **state)
 {
@@ -595,9 +634,8 @@ a_page_older_than_a_verb_or_a_delivery_brings_nothing_back(void **state)
     pthread_mutex_lock(&reader_gate);
     int before = n_snapshots;
     schedule_release_domain(r.schedule, SPAN("two.test")); /* reads fresh and lanes */
-    while (n_snapshots < before + 1)
-        sched_yield();
-    /* Both readers have their snapshots, or will have; now the world goes on. */
+    while (n_snapshots < before + 2)
+        sched_yield(); /* both pages are of now */
     assert_int_equal(rig_verb(held, QUEUE_FINISH), 1);
     RIG_WAIT(r.n_delivered == 1 && rig_numbers().in_hand == 0);
     size_t sends = r.n_sends;
@@ -747,6 +785,8 @@ main(int argc, char **argv)
         T(connections_that_are_refused_limit_their_number_for_a_while),
         T(a_rate_spreads_messages_over_time),
         T(sites_take_turns_for_the_connections_there_are),
+        T(an_idle_connection_makes_room),
+        T(a_site_with_more_to_send_queues_up_again),
         T(a_connection_on_its_way_out_gets_no_message),
         T(a_connection_may_go_while_its_message_is_read),
         T(a_connection_may_begin_to_close_while_its_message_is_read),
