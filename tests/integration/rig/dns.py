@@ -102,11 +102,13 @@ class Dns:
         if self._batch or not self._process:
             return
         self._serial += 1
+        # Seen before the zone is there: a reload that is still under way may take it up by itself,
+        # and then the signal changes nothing more.
+        before = self._servers(self._process.pid)
         # Written aside and moved: nsd never reads half a zone.
         new = self.dir / "root.zone.new"
         new.write_text(self._zone())
         new.rename(self.dir / "root.zone")
-        before = self._servers(self._process.pid)
         self._process.signal(signal.SIGHUP)
         # The server with the old zone may answer a little longer beside the new one: wait until it
         # has gone.

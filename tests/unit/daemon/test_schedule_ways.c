@@ -378,12 +378,12 @@ static void
 sites_take_turns_for_the_connections_there_are(void **state)
 {
     (void)state;
-    char address[32];
+    char addresses[20][32]; /* kept until they are stored */
     start(DIRECT, 2);
     r.auto_ready = r.auto_end = true;
     for (int i = 0; i < 20; i++) {
-        snprintf(address, sizeof(address), "a@d%d.test", i % 10);
-        rig_accept_one(address);
+        snprintf(addresses[i], sizeof(addresses[i]), "a@d%d.test", i % 10);
+        rig_accept_one(addresses[i]);
     }
     RIG_WAIT(rig_finished()); /* idle ones make room: no time has to pass */
     assert_int_equal(r.most_open, 2);
