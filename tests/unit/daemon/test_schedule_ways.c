@@ -28,9 +28,10 @@ site_of(const char *route, const char *name)
     return info;
 }
 
-/* Readers wait here once they have their snapshot. */
+/* The store's readers wait here once they have their snapshot. */
 static pthread_mutex_t reader_gate = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int n_snapshots;
+static pthread_t test_thread;
 
 int
 mdb_txn_renew(MDB_txn *txn)
@@ -39,6 +40,8 @@ mdb_txn_renew(MDB_txn *txn)
     if (real == NULL)
         *(void **)&real = dlsym(RTLD_NEXT, "mdb_txn_renew");
     int rc = real(txn);
+    if (pthread_equal(pthread_self(), test_thread))
+        return rc;
     n_snapshots++;
     pthread_mutex_lock(&reader_gate);
     pthread_mutex_unlock(&reader_gate);
@@ -549,10 +552,13 @@ a_held_domain_is_held_from_the_start_on(void **state)
     rig_fill(3, "a@one.test");
     rig_fill(2, "a@two.test");
     r.auto_ready = r.auto_end = true;
-    rig_schedule(DIRECT, MANY);
     pthread_mutex_lock(&reader_gate); /* holds take a while to read */
+    rig_schedule(DIRECT, MANY);
     rig_accept_one("now@one.test");
     RIG_WAIT(r.n_accepting == 0);
+    for (int i = 0; i < 50; i++)
+        rig_run();
+    assert_int_equal(r.n_sends, 0);
     pthread_mutex_unlock(&reader_gate);
     RIG_WAIT(r.n_delivered == 2);
     rig_pass(10 * SECOND, SECOND);
@@ -636,13 +642,14 @@ a_page_older_than_a_verb_or_a_delivery_brings_nothing_back(void **state)
     schedule_release_domain(r.schedule, SPAN("two.test")); /* reads fresh and lanes */
     while (n_snapshots < before + 2)
         sched_yield(); /* both pages are of now */
-    assert_int_equal(rig_verb(held, QUEUE_FINISH), 1);
+    assert_int_equal(rig_verb(held, QUEUE_HOLD), 1);
     RIG_WAIT(r.n_delivered == 1 && rig_numbers().in_hand == 0);
     size_t sends = r.n_sends;
     pthread_mutex_unlock(&reader_gate);
     rig_pass(3 * SECOND, SECOND);
     assert_int_equal(r.n_sends, sends);
-    assert_true(rig_finished());
+    assert_int_equal(rig_stats().held, 1);
+    assert_int_equal(rig_stats().recipients, 1);
     assert_int_equal(r.n_twice, 0);
 }
 
@@ -801,5 +808,6 @@ main(int argc, char **argv)
         T(a_drain_waits_for_transactions_and_their_outcomes),
         T(with_nothing_to_do_a_drain_ends_at_once),
     };
+    test_thread = pthread_self();
     RUN_TESTS(tests);
 }
