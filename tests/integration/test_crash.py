@@ -197,17 +197,16 @@ def test_reply_to_the_dot_comes_after_the_sync(world):
         node.submit("a@src.test", "b@dest.test", mail.message(ident=f"sync{i}"))
     node.wait_empty()
     node.stop()
+    # A call that another thread's interrupted is told in two lines: what was read, and that a sync
+    # is done, stand in the second ("resumed"), what was written in the first.
     syncs, replies, arrivals = [], [], []
-    for line in trace.read_text(errors="replace").splitlines():
-        match = re.match(r"\d+ +([\d.]+) (.*)", line)
-        if not match:
-            continue
-        at, call = float(match.group(1)), match.group(2)
-        if re.match(r"(fdatasync|fsync|<\.\.\. f(data)?sync resumed)", call):
+    for at, line in enumerate(trace.read_text(errors="replace").splitlines()):
+        call = re.sub(r"^\d+ +[\d.]+ ", "", line)
+        if re.match(r"(<\.\.\. )?f(data)?sync\b", call) and call.endswith("= 0"):
             syncs.append(at)
         elif "queued as" in call and re.match(r"(send|write)", call):
             replies.append(at)
-        elif re.match(r"(recv|read)", call) and "@src.test>" in call and "Message-ID" in call:
+        elif "Message-ID: <sync" in call and re.match(r"(<\.\.\. )?(recv|read)", call):
             arrivals.append(at)
     assert len(replies) == 5 and len(arrivals) >= 5, (len(replies), len(arrivals))
     for arrived, replied in zip(arrivals, replies):
