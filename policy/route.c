@@ -298,13 +298,14 @@ route_explain(const struct config *config, const struct route_query *query,
 const char *
 route_verdict_name(enum route_verdict verdict)
 {
-    static const char *const names[] = {"missed", "won", "fence", "shadowed"};
+    static const char *const names[] = {"missed", "won", "fence", "shadowed", "unknown"};
     return (size_t)verdict < N_ELEMENTS(names) ? names[verdict] : "unknown";
 }
 
 const char *
 route_action_name(enum route_action action)
 {
-    static const char *const names[] = {"deliver", "reject", "discard", "hold", "none", "fenced"};
+    static const char *const names[] = {"deliver", "reject", "discard", "hold",
+                                        "none",    "fenced", "facts"};
     return (size_t)action < N_ELEMENTS(names) ? names[action] : "unknown";
 }

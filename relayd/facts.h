@@ -3,7 +3,8 @@
  *
  * Two questions, two steps: which *site* serves a domain (its MX host names; asked for each
  * recipient, usually answered at once from the cache of dns), and at which addresses that site's
- * hosts can be reached right now (asked when a connection is opened).
+ * hosts can be reached right now (asked when a connection is opened). A third is asked only where
+ * the transport map has rules by MX or country: what such rules match (facts_domain_*).
  *
  * Bounded whatever the zone says: FACTS_HOSTS_MAX hosts are looked at, FACTS_TRY_HOSTS of them are
  * offered with FACTS_TRY_ADDRESSES addresses each. Loop thread only.
@@ -14,12 +15,14 @@
 #include "policy/base/ip.h"
 #include "policy/base/outcome.h"
 #include "policy/base/span.h"
+#include "policy/route.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 
 struct config;
 struct dns;
+struct geoip;
 struct hop;
 
 #define FACTS_HOSTS_MAX 20    /* MX hosts looked up for one attempt, the best ones */
@@ -27,8 +30,12 @@ struct hop;
 #define FACTS_TRY_ADDRESSES 2 /* of each host */
 #define FACTS_ENDPOINTS_MAX (FACTS_TRY_HOSTS * FACTS_TRY_ADDRESSES)
 #define FACTS_SITE_KEY_MAX 1024
+#define FACTS_MX_MAX 256           /* MX hosts that rules see, the best ones; as DNS_RECORDS_MAX */
+#define FACTS_MX_TEXT_BYTES 8192   /* and their names together; 100 hosts of 80 bytes fit */
+#define FACTS_COUNTRY_HOSTS_MAX 20 /* MX hosts asked for an address until one has any */
 
 struct facts;
+struct facts_query; /* a look-up under way */
 
 struct facts *facts_new(struct dns *dns);
 void facts_free(struct facts *facts); /* no look-up is under way any more */
@@ -52,13 +59,45 @@ struct facts_site {
 /* Answer from what is known already; false: not known yet, use facts_site_start(). */
 bool facts_site_cached(struct facts *facts, const char *domain, struct facts_site *ret);
 
-struct facts_query; /* a look-up under way */
-
 /* Look `domain` up (canonical, or an address literal in its brackets); done(arg, site) is called
  * exactly once, never before this returns, unless cancelled. The site is valid during the call. */
 struct facts_query *
 facts_site_start(struct facts *facts, const char *domain,
                  void (*done)(void *arg, const struct facts_site *site), void *arg);
+
+/*
+ * What rules by MX and country see of a domain. Points into itself: not to be copied.
+ *
+ * Without MX there is no host, and the country is that of the domain's own address; the same holds
+ * for an address literal. A null MX, a domain that does not exist, and an MX at special addresses
+ * only have no country. Of several addresses of a host the lowest IPv4 address counts, without one
+ * the lowest IPv6 address, whatever order DNS gives them in.
+ */
+struct facts_domain {
+    bool ok;                /* all that was asked for is known (which may be: there is none) */
+    struct outcome outcome; /* !ok: deferred, DNS is in trouble. What is known of `route` is right
+                               all the same: decide by it, and wait only if that asks again */
+    struct route_facts route;
+    uint32_t ttl_s; /* how much longer all of it holds */
+    char note[200]; /* for logs and explain: what was left out or odd; "" */
+    const char *hosts[FACTS_MX_MAX];
+    size_t n_text;
+    char text[FACTS_MX_TEXT_BYTES];
+};
+
+/*
+ * The facts of `needs` (ROUTE_NEEDS_*) for `domain` (canonical, or an address literal in its
+ * brackets) if the cache of dns has them; false: not known yet, use facts_domain_start(). `geoip`
+ * NULL: nothing has a country.
+ */
+bool facts_domain_cached(struct facts *facts, const struct geoip *geoip, const char *domain,
+                         unsigned needs, struct facts_domain *ret);
+
+/* Look them up. done(arg, domain) is called exactly once, never before this returns, unless
+ * cancelled; the facts are valid during the call. `geoip` is held meanwhile: a reload may come. */
+struct facts_query *
+facts_domain_start(struct facts *facts, struct geoip *geoip, const char *domain, unsigned needs,
+                   void (*done)(void *arg, const struct facts_domain *domain), void *arg);
 
 /* Where to connect, in the order to try. */
 struct facts_endpoint {

@@ -14,6 +14,7 @@
 #include "policy/retry.h"
 
 struct accept_setup;
+struct geoip;
 struct tls_ctx;
 
 #define SETTINGS_TLS_LEVELS 4 /* enum config_tls */
@@ -24,6 +25,7 @@ struct settings {
     struct dkim_keyring *keyring;
     struct classify_rules *rules; /* the loop's */
     struct retry_policy retry;
+    struct geoip *geoip; /* NULL: no geoip.database */
     struct tls_ctx *direct_tls[SETTINGS_TLS_LEVELS];
     struct tls_ctx *(*hop_tls)[SETTINGS_TLS_LEVELS]; /* [n_hops]; NULL where no rule can ask */
     unsigned refs;
