@@ -127,10 +127,21 @@ inbox_drain(struct inbox *inbox)
         continue;
 }
 
+/* Outcomes that are on their way (original ─▶ signature ─▶ operation) reach the disk: one that does
+ * not is a delivery made twice. */
+static void
+settle(struct daemon *d)
+{
+    if (!store_settle(d->store, STORE_SETTLE_MS))
+        log_text(d->log, LOG_WARNING, "not_settled",
+                 "reads or commits were still under way: what they were for is done again");
+}
+
 /* Everything that was handed over is finished; nothing new begins. */
 void
 daemon_end(struct daemon *d)
 {
+    d->phase = DAEMON_STOPPING; /* the disk may have failed: verbs must not go on slice by slice */
     if (d->store != NULL) {
         if (d->schedule != NULL)
             schedule_stop(d->schedule);
@@ -139,8 +150,9 @@ daemon_end(struct daemon *d)
         if (d->delivery != NULL)
             delivery_stop(d->delivery);
         api_stop(d);
+        settle(d); /* while workers still sign */
         workers_stop(d->workers);
-        inbox_drain(d->inbox);
+        settle(d); /* what they gave back */
         store_stop(d->store);
         inbox_drain(d->inbox);
         control_free(d->control);

@@ -8,10 +8,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "policy/base/mem.h"
 #include "relayd/store/store_impl.h"
 #include "relayd/work/inhand.h"
+
+/* Outcomes that come to wait for room post nothing: so often settling looks for itself. */
+#define SETTLE_LOOK_MS 20
 
 /* ------------------------------------------------------------------------------------- lists */
 
@@ -167,6 +171,38 @@ store_new(const struct store_options *options, struct store **ret_store, struct 
                                         &store->readers[i], "store-reader"));
     *ret_store = store;
     return ERR_OK;
+}
+
+static msec_t
+now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (msec_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* The writer lowers n_blocked before it posts an op: the loop never sees too many as blocked. */
+static bool
+is_settled(struct store *store)
+{
+    return store->numbers.waiting_reads == 0 &&
+           store->numbers.waiting_ops == atomic_load(&store->n_blocked);
+}
+
+bool
+store_settle(struct store *store, msec_t max_ms)
+{
+    msec_t until = now_ms() + max_ms;
+    for (;;) {
+        /* What helpers have ended may begin the next operation: it comes first. */
+        bool ran = inbox_run(store->inbox) > 0;
+        if (!ran && is_settled(store))
+            return true;
+        if (now_ms() >= until)
+            return false;
+        if (!ran)
+            inbox_wait(store->inbox, SETTLE_LOOK_MS);
+    }
 }
 
 void

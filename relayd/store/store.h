@@ -27,6 +27,9 @@
 #define STORE_RSS_FILE_MAX (64u << 20) /* mapped file pages in memory before readers drop them */
 #define STORE_HISTORY_KEEP_MS (3 * DAY)
 #define STORE_HISTORY_ROWS 1000000u
+/* store_settle() at the end of the daemon: some hundred syncs of a slow disk, and twice that is
+ * well inside what a service manager waits for (TimeoutStopSec=60 after 30 s of drain). */
+#define STORE_SETTLE_MS (5 * SECOND)
 
 struct store; /* opaque */
 
@@ -58,6 +61,12 @@ struct store_options {
 MUST_CHECK enum err_code
 store_new(const struct store_options *options, struct store **ret_store, struct err *err);
 
+/*
+ * Run the inbox until no operation and no read is under way, those included that a completion
+ * begins: what goes through several of them ends whole. Outcomes that wait for room on the disk are
+ * not waited for. False: `max_ms` was over before.
+ */
+bool store_settle(struct store *store, msec_t max_ms);
 /*
  * Commit everything that was submitted, finish every read, end the threads. Completions are in the
  * inbox afterwards: run it, then store_free(). Outcomes that do not fit even now get ERR_FULL.

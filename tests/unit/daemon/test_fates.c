@@ -787,6 +787,27 @@ a_delivery_counts_whatever_a_verb_did(void **state)
     assert_int_equal(stats_of(&t.f).held, 1);
 }
 
+/* ---- the end ---- */
+
+static void
+a_delivery_that_still_reads_its_original_survives_a_stop(void **state)
+{
+    (void)state;
+    struct outcome ok = reply(250, "2.0.0", "ok");
+    mail_make(&(struct mail){.notify = QUEUE_NOTIFY_SUCCESS}, 1); /* neither loaded nor in memory */
+    struct attempt a = attempt_of(0, &ok);
+    record_attempts(t.record, &a, 1);
+    /* As the daemon ends. */
+    assert_true(store_settle(t.store, STORE_SETTLE_MS));
+    workers_stop(t.workers);
+    assert_true(store_settle(t.store, STORE_SETTLE_MS));
+    store_stop(t.store);
+    assert_int_equal(t.n_recorded, 1);
+    assert_int_equal(t.fates[0], FATE_FINISHED);
+    assert_int_equal(t.n_told, 1);
+    assert_int_equal(stats_of(&t.f).messages, 1); /* the notice */
+}
+
 /* ---- hold, damage ---- */
 
 static void
@@ -870,6 +891,7 @@ main(int argc, char **argv)
         T(a_notice_that_fails_goes_to_the_postmaster_and_is_held_then),
         T(a_verb_that_was_faster_wins_and_the_others_are_told_of),
         T(a_delivery_counts_whatever_a_verb_did),
+        T(a_delivery_that_still_reads_its_original_survives_a_stop),
         T(a_hold_keeps_its_reason),
         T(a_damaged_record_of_attempts_is_begun_anew),
         T(fields_of_a_newer_program_are_kept_while_there_is_room),

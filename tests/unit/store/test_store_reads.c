@@ -1,5 +1,7 @@
 #include "tests/unit/store/store_fixture.h"
 
+#include <limits.h>
+
 /* ------------------------------------------------------------------------ big bodies, admin */
 
 static void
@@ -203,6 +205,109 @@ a_delayed_reader_cannot_bring_a_finished_recipient_back(void **state)
     assert_int_equal(store_read_floor(t.store), op.txn_id);
 }
 
+/* An operation whose end begins a read, whose end begins an operation, as an outcome with a notice
+ * does; `laps` times. */
+struct journey {
+    struct mail mail;
+    struct store_read read;
+    struct queue_change change;
+    struct store_op last;
+    int laps;
+    size_t n_good;
+};
+
+static void
+journey_ended(struct store_op *op)
+{
+    struct journey *j = CONTAINER_OF(op, struct journey, last);
+    j->n_good += op->code == ERR_OK;
+    if (--j->laps > 0)
+        store_read(t.store, &j->read);
+}
+
+static void
+journey_read(struct store_read *read)
+{
+    struct journey *j = CONTAINER_OF(read, struct journey, read);
+    j->n_good += read->code == ERR_OK;
+    if (read->code == ERR_OK)
+        queue_mail_release(&read->mail.mail);
+    j->change = change(j->mail.op.add.msg.id, 1, QUEUE_FINISH);
+    outcome_fill(&j->last, &j->change, 1);
+    j->last.done = journey_ended;
+    store_submit(t.store, &j->last);
+}
+
+static void
+journey_begun(struct store_op *op)
+{
+    struct journey *j = CONTAINER_OF(op, struct journey, mail.op);
+    j->n_good += op->code == ERR_OK;
+    j->read = (struct store_read){
+        .kind = STORE_READ_MAIL, .done = journey_read, .mail.id = op->add.msg.id};
+    store_read(t.store, &j->read);
+}
+
+static void
+journey_start(struct journey *j, int laps)
+{
+    *j = (struct journey){.laps = laps};
+    mail_fill(&j->mail, "x@d.test");
+    j->mail.op.done = journey_begun;
+    store_submit(t.store, &j->mail.op);
+}
+
+static void
+what_takes_several_steps_ends_whole_before_a_stop(void **state)
+{
+    (void)state;
+    enum { N = 50 };
+    struct journey *journeys = xcalloc(N, sizeof(*journeys));
+    for (int i = 0; i < N; i++)
+        journey_start(&journeys[i], 1);
+    assert_true(store_settle(t.store, STORE_SETTLE_MS));
+    assert_int_equal(numbers().waiting_ops, 0);
+    assert_int_equal(numbers().waiting_reads, 0);
+    store_stop(t.store);
+    assert_int_equal(inbox_run(t.inbox), 0);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(journeys[i].n_good, 3);
+        assert_false(is_there(journeys[i].mail.op.add.msg.id));
+    }
+    assert_true(store_settle(t.store, STORE_SETTLE_MS)); /* of nothing */
+    free(journeys);
+}
+
+static void
+settling_has_an_end(void **state)
+{
+    (void)state;
+    struct journey j;
+    journey_start(&j, INT_MAX);
+    assert_false(store_settle(t.store, 50));
+    j.laps = 1;
+    assert_true(store_settle(t.store, STORE_SETTLE_MS));
+}
+
+static void
+outcomes_without_room_are_not_waited_for(void **state)
+{
+    (void)state;
+    struct store_op op;
+    uint64_t id = add_mail("x@d.test");
+    struct queue_change c = change(id, 1, QUEUE_FINISH);
+    outcome_fill(&op, &c, 1);
+    faults.write_errno = ENOSPC;
+    store_submit(t.store, &op);
+    assert_true(store_settle(t.store, STORE_SETTLE_MS));
+    assert_int_equal(numbers().blocked, 1);
+    faults_clear();
+    store_stop(t.store); /* tries them for the last time */
+    wait_done(2);
+    assert_int_equal(op.code, ERR_OK);
+    assert_false(is_there(id));
+}
+
 static void
 reads_and_ops_of_a_stop_are_all_answered(void **state)
 {
@@ -291,6 +396,9 @@ main(int argc, char **argv)
         TEST(a_refused_admin_slice_may_be_repeated),
         TEST(every_kind_of_read_comes_back),
         TEST(a_delayed_reader_cannot_bring_a_finished_recipient_back),
+        TEST(what_takes_several_steps_ends_whole_before_a_stop),
+        TEST(settling_has_an_end),
+        TEST(outcomes_without_room_are_not_waited_for),
         TEST(reads_and_ops_of_a_stop_are_all_answered),
         TEST(credits_are_given_in_the_order_of_the_line),
     };
