@@ -421,6 +421,10 @@ counted(struct store_read *read)
     run->matched += read->list.page.n_matched;
     bool more = read->list.page.more;
     queue_page_release(&read->list.page);
+    if (run->api->d->phase != DAEMON_RUNNING) {
+        run_failed(run, ERR_AGAIN, "the daemon is stopping");
+        return;
+    }
     if (more) {
         store_read(run->api->d->store, read);
         return;
