@@ -1,9 +1,10 @@
 /*
  * batch - the operation that stores the outcomes of one transaction, with the notices they cause.
  *
- * With notices it is all or nothing: a recipient that a verb changed meanwhile makes the store
- * answer ERR_STALE, and the batch starts again without it. A notice that the store refuses for its
- * form is not tried again: who it tells of is held.
+ * With notices it is all or nothing but for deliveries: a recipient that a verb changed meanwhile
+ * makes the store answer ERR_STALE, and the batch starts again without it. Deliveries were made by
+ * then; those that the sender is to be told of stay in the batch for their notice. A notice that
+ * the store refuses for its form is not tried again: who it tells of is held.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -135,10 +136,17 @@ log_stale(struct batch *b, const struct item *item)
     log_end(&line);
 }
 
+/* The store has answered, with `code` for all when the operation failed. */
 static void
 item_done(struct batch *b, struct item *item, enum err_code code, uint64_t txn)
 {
     struct record *r = b->record;
+    if (item->is_stored) {
+        code = item->stored_code;
+        txn = item->stored_txn;
+    } else if (code == ERR_OK) {
+        code = item->change->code;
+    }
     enum rcpt_fate fate = code == ERR_OK ? item->fate : FATE_CHANGED;
     if (code == ERR_STALE || code == ERR_NOT_FOUND)
         log_stale(b, item);
@@ -150,10 +158,30 @@ static void
 item_hold(struct batch *b, struct item *item, const struct err *err)
 {
     item->tell = false;
-    if (item->fate == FATE_FINISHED)
+    if (item->fate == FATE_FINISHED && !item->delivered)
         item->fate = FATE_HELD;
     log_alert(b->record->env.log, "notice_refused", "%s: a notice cannot be stored: %s",
               b->msg->id_text, err->text);
+}
+
+/* After an operation that was not done whole: does this item's change, or its notice, remain? */
+static bool
+item_remains(const struct item *item)
+{
+    return (!item->is_stored && item->change->code == ERR_AGAIN) || (item->delivered && item->tell);
+}
+
+static void
+item_move(struct item *from, struct item *to, uint64_t txn)
+{
+    if (!from->is_stored && from->change->code != ERR_AGAIN) {
+        from->is_stored = true;
+        from->stored_code = from->change->code;
+        from->stored_txn = txn;
+    }
+    from->change = NULL;
+    *to = *from;
+    *from = (struct item){0};
 }
 
 /* Let go of the items that are done with, as those are that a verb changed, and begin again with
@@ -162,18 +190,15 @@ static void
 batch_again(struct batch *b, const struct store_op *op)
 {
     struct batch *again = batch_new(b->record, b->msg, b->n_items);
-    uint64_t txn = op->txn_id;
 
     for (size_t i = 0; i < b->n_items; i++) {
-        if (b->changes[i].code == ERR_AGAIN) {
-            struct item *item = &again->items[again->n_items++];
-            *item = b->items[i];
-            b->items[i] = (struct item){0};
-            if (op->code != ERR_STALE && item->tell)
-                item_hold(b, item, &op->err);
-        } else {
-            item_done(b, &b->items[i], b->changes[i].code, txn);
-        }
+        struct item *item = &b->items[i];
+        if (op->code != ERR_STALE && item->tell && item_remains(item))
+            item_hold(b, item, &op->err);
+        if (item_remains(item))
+            item_move(item, &again->items[again->n_items++], op->txn_id);
+        else
+            item_done(b, item, ERR_OK, op->txn_id);
     }
     batch_free(b);
     batch_start(again);
@@ -196,7 +221,7 @@ batch_done(struct store_op *op)
         for (size_t i = 0; i < b->n_notices; i++)
             notice_take(b, &b->notices[i], &b->messages[i]);
     for (size_t i = 0; i < b->n_items; i++)
-        item_done(b, &b->items[i], op->code == ERR_OK ? b->changes[i].code : op->code, op->txn_id);
+        item_done(b, &b->items[i], op->code, op->txn_id);
     batch_free(b);
 }
 
@@ -230,14 +255,19 @@ void
 batch_submit(struct batch *b)
 {
     b->changes = xcalloc(b->n_items, sizeof(*b->changes));
-    for (size_t i = 0; i < b->n_items; i++)
-        b->changes[i] = change_of(b, &b->items[i]);
+    for (size_t i = 0; i < b->n_items; i++) {
+        struct item *item = &b->items[i];
+        if (item->is_stored)
+            continue;
+        item->change = &b->changes[b->n_changes++];
+        *item->change = change_of(b, item);
+    }
     for (size_t i = 0; i < b->n_notices; i++)
         notice_message(b, &b->notices[i], &b->messages[i]);
     b->op.kind = STORE_OUTCOMES;
     b->op.done = batch_done;
     b->op.outcomes.changes = b->changes;
-    b->op.outcomes.n_changes = b->n_items;
+    b->op.outcomes.n_changes = b->n_changes;
     b->op.outcomes.notices = b->messages;
     b->op.outcomes.n_notices = b->n_notices;
     store_submit(b->record->env.store, &b->op);

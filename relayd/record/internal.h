@@ -34,6 +34,10 @@ struct item {
     char *detail; /* of FATE_FINISHED; malloc'd */
     size_t detail_bytes;
     bool delivered;
+    struct queue_change *change; /* in the operation under way; NULL: none, since it is stored */
+    bool is_stored;              /* an operation before has made its change: a notice is owed */
+    enum err_code stored_code;
+    uint64_t stored_txn;
 };
 
 #define NOTICES_MAX 3 /* failed, delayed, success: one of each */
@@ -61,7 +65,8 @@ struct batch {
     struct msg *msg; /* in hand as long as its items are */
     size_t n_items, n_notices, n_signing;
     struct item *items;
-    struct queue_change *changes;
+    struct queue_change *changes; /* of the items that are not stored yet, in their order */
+    size_t n_changes;
     struct notice notices[NOTICES_MAX];
     struct store_message messages[NOTICES_MAX];
     char *original; /* the original's first bytes, when they had to be read */

@@ -769,6 +769,45 @@ a_verb_that_was_faster_wins_and_the_others_are_told_of(void **state)
 }
 
 static void
+a_delivery_is_told_of_whatever_a_verb_did_to_others(void **state)
+{
+    (void)state;
+    struct outcome ok = reply(250, "2.0.0", "ok"), no = reply(550, "5.1.1", "no such user");
+    uint64_t id =
+        mail_make(&(struct mail){.notify = QUEUE_NOTIFY_SUCCESS | QUEUE_NOTIFY_FAILURE}, 4);
+    change_behind(id, 1, QUEUE_HOLD);
+    change_behind(id, 3, QUEUE_FINISH); /* delivered and removed at once */
+    struct attempt attempts[] = {attempt_of(0, &ok), attempt_of(1, &no), attempt_of(2, &no),
+                                 attempt_of(3, &ok)};
+    record_attempts(t.record, attempts, 4);
+    wait_recorded(4);
+    assert_int_equal(t.fates[0], FATE_FINISHED);
+    assert_int_equal(t.fates[1], FATE_CHANGED);
+    assert_int_equal(t.fates[2], FATE_FINISHED);
+    assert_int_equal(t.fates[3], FATE_CHANGED);
+    assert_int_equal(t.n_told, 2);
+    assert_told(0, "Final-Recipient: rfc822; rcpt2@one.test");
+    assert_told(1, "Action: relayed");
+    assert_told(1, "Final-Recipient: rfc822; rcpt0@one.test");
+    assert_told(1, "Final-Recipient: rfc822; rcpt3@one.test");
+    for (size_t i = 0; i < 2; i++)
+        assert_null(strstr(t.told[i].text, "rcpt1@one.test"));
+    assert_int_equal(stats_of(&t.f).held, 1);
+    assert_int_equal(stats_of(&t.f).messages, 3); /* the one on hold, and two notices */
+
+    /* Nothing but the notice remains. */
+    id = mail_make(&(struct mail){.notify = QUEUE_NOTIFY_SUCCESS | QUEUE_NOTIFY_FAILURE}, 2);
+    change_behind(id, 1, QUEUE_HOLD);
+    t.n_told = 0;
+    record_attempts(t.record, (struct attempt[]){attempt_of(0, &ok), attempt_of(1, &no)}, 2);
+    wait_recorded(2);
+    assert_int_equal(t.fates[0], FATE_FINISHED);
+    assert_int_equal(t.fates[1], FATE_CHANGED);
+    assert_int_equal(t.n_told, 1);
+    assert_told(0, "Final-Recipient: rfc822; rcpt0@one.test");
+}
+
+static void
 a_delivery_counts_whatever_a_verb_did(void **state)
 {
     (void)state;
@@ -890,6 +929,7 @@ main(int argc, char **argv)
         T(the_sender_is_warned_once_for_each_age),
         T(a_notice_that_fails_goes_to_the_postmaster_and_is_held_then),
         T(a_verb_that_was_faster_wins_and_the_others_are_told_of),
+        T(a_delivery_is_told_of_whatever_a_verb_did_to_others),
         T(a_delivery_counts_whatever_a_verb_did),
         T(a_delivery_that_still_reads_its_original_survives_a_stop),
         T(a_hold_keeps_its_reason),
