@@ -15,6 +15,7 @@
 #include "policy/base/ip.h"
 #include "policy/base/outcome.h"
 #include "policy/base/span.h"
+#include "policy/spf.h"
 #include "policy/route.h"
 
 #include <stdbool.h>
@@ -130,6 +131,37 @@ facts_direct_start(struct facts *facts, const char *domain,
 struct facts_query *
 facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
                 void (*done)(void *arg, const struct facts_endpoints *e), void *arg);
+
+/* ---- SPF: facts_spf.c ---- */
+
+#define FACTS_SPF_WAIT_MS 2000      /* an attempt waits no longer; what is open is temperror */
+#define FACTS_SPF_ADDRESSES_MAX 128 /* at once: v4 and v6 of CONFIG_ROUTES_MAX routes */
+#define FACTS_SPF_QUESTIONS_MAX 500 /* to DNS, likewise; beyond it what is open is temperror */
+#define FACTS_SPF_CACHE_MAX 10000   /* results kept, one for each domain and address */
+#define FACTS_SPF_TTL_MAX_S 3600    /* whatever the zones say */
+#define FACTS_SPF_FAILURE_TTL_S 10  /* temperror: not each message of a burst waits anew */
+
+/*
+ * Which of `n` addresses of ours may send mail of `sender` (local@domain, canonical)? ret[i] is for
+ * ips[i]; an address of family 0 is SPF_NONE, and so is everything for the null sender "": there is
+ * no domain that a receiver could blame but that of our own HELO name. `helo` is what we say after
+ * EHLO. False: not known yet, use facts_spf_start().
+ *
+ * Results that the local part or `helo` had a say in (macros) are never known beforehand: take them
+ * from done(), do not wait for this to return true.
+ */
+bool facts_spf_cached(struct facts *facts, const char *sender, const char *helo,
+                      const struct ip *ips, size_t n, enum spf_result *ret);
+
+/* Look it up; everything is copied. done(arg, results) is called exactly once, within
+ * FACTS_SPF_WAIT_MS, never before this returns, unless cancelled; results[n] are valid during it.
+ */
+struct facts_query *
+facts_spf_start(struct facts *facts, const char *sender, const char *helo, const struct ip *ips,
+                size_t n, void (*done)(void *arg, const enum spf_result *results), void *arg);
+
+/* Inside done(): why results[i] is what it is, for `explain`: "-all at example.com". */
+const char *facts_spf_why(const struct facts_query *query, size_t i);
 
 /* No callback once this has returned. NULL is fine. */
 void facts_cancel(struct facts_query *query);
