@@ -46,7 +46,7 @@
 #define LEARN_PATH_GAP_MS SECOND
 #define LEARN_TEXT_MAX 200u  /* octets kept of a reply: reasons stand at its start */
 #define LEARN_ROUTE_MAX 64u  /* octets of a route's name; the configuration allows 32 */
-#define LEARN_NAME_MAX 1024u /* octets of a domain or of a site's key (facts.h) */
+#define LEARN_NAME_MAX 1024u /* octets of a site's key (facts.h); a domain has DOMAIN_MAX */
 
 /* Whose mail, by which route. `site` is facts_site.key, `label` its best host, for people; both are
  * empty when the route is a hop, whose mail does not touch the site. */
@@ -75,14 +75,14 @@ enum learn_scope { LEARN_DOMAIN, LEARN_SITE };
 /* A learned route, as `changed` and learn_each() show it. Valid during the call. */
 struct learn_entry {
     enum learn_scope scope;
-    struct span name;  /* the domain, or the site's key */
-    struct span label; /* the domain, or the site's best host */
-    struct span route; /* the one to avoid */
-    const char *to;    /* the one that took over at the newest refusal; "" not known */
-    const char *klass; /* of the newest refusal, as all that follows */
+    struct span name;             /* the domain, or the site's key */
+    struct span label;            /* the domain, or the site's best host */
+    struct span route;            /* the one to avoid */
+    char to[LEARN_ROUTE_MAX + 1]; /* who took over at the newest refusal; "": not known */
+    const char *klass;            /* of the newest refusal, as the next three; a static name */
     int code;
     struct enh enh;
-    const char *text;
+    char text[LEARN_TEXT_MAX + 1];
     msec_t since_at, until_at;
     msec_t ttl_ms; /* how long it was learned for, the last time */
     uint32_t renewals;
@@ -218,10 +218,10 @@ size_t learn_sweep(struct learn *l, msec_t now);
 size_t learn_row_key(const struct learn_entry *e, char buf[static LEARN_ROW_KEY_MAX]);
 /* Append the row's value. */
 void learn_row_value(const struct learn_entry *e, struct strbuf *out);
-/* Decode a row; the entry's texts point into `block` (replaced). ERR_CORRUPT when it breaks its own
- * rules or does not belong to this key. */
-MUST_CHECK enum err_code learn_row_decode(struct span key, struct span value, struct strbuf *block,
-                                          struct learn_entry *ret, struct err *err);
+/* Decode a row; the spans of the entry point into `value`. ERR_CORRUPT when it breaks its own rules
+ * or does not belong to this key. */
+MUST_CHECK enum err_code
+learn_row_decode(struct span key, struct span value, struct learn_entry *ret, struct err *err);
 /* Take a stored row into the table at the start, its times made plausible. What was taken is not
  * told to `changed` (what that changed, or put out, is). Errors as above, and ERR_EXISTS. */
 MUST_CHECK enum err_code

@@ -8,8 +8,9 @@
  * is logged and tried again with the next change. A crash may lose the changes of the last moment:
  * then the same refusal teaches them again.
  *
- * Log lines: event=learned, renewed, probe, good_probe, forgotten, route_removed (an
- * administrator's, a sweep's), and the alert reroutes_exceeded.
+ * Log lines: event=learned, renewed, probe (a recipient took the slot), good_probe, pulled_in, and
+ * forgotten with reason=probes, administrator, unused or full; the alert reroutes_exceeded.
+ * Metrics: relayd_learned_routes, relayd_learned_total, relayd_reroutes_exceeded_total.
  */
 #pragma once
 
