@@ -226,6 +226,7 @@ struct rule {
     size_t n_fallback;
     msec_t fallback_after_ms; /* 0: never */
     bool learn;
+    bool spf_softfail; /* softfail speaks against a route like fail */
     bool tls_given;
     enum config_tls tls;  /* at least this level, when tls_given */
     route_mask never_via; /* any action */

@@ -291,11 +291,13 @@ const struct option config_schema[] = {
            "Matcher: the envelope sender, likewise; <> is the null sender.", IN_LIST(rule, senders),
            RANGE(1, 1000000)),
     OPTION("transport_map[].mx", OPT_PATTERNS, NULL, "[\"*.google.com\"]",
-           "Matcher: any MX host name of the domain.", IN_LIST(rule, mx), RANGE(1, 10000),
-           .availability = OPTION_REFUSED),
+           "Matcher: any MX host name of the domain. While DNS does not answer, no rule below is "
+           "taken: the recipient waits. A domain without MX does not match.",
+           IN_LIST(rule, mx), RANGE(1, 10000)),
     OPTION("transport_map[].mx_country", OPT_COUNTRIES, NULL, "[US, CA]",
-           "Matcher: country of the best MX's address, by geoip.database.",
-           IN_LIST(rule, mx_country), RANGE(1, 300), .availability = OPTION_REFUSED),
+           "Matcher: country of the best MX's address (without MX: of the domain's own), by "
+           "geoip.database; codes of ISO 3166-1. Private addresses have none.",
+           IN_LIST(rule, mx_country), RANGE(1, 300)),
     OPTION("transport_map[].default", OPT_TRUE, NULL, "true",
            "Matches whatever reaches it; takes no other matcher. Without such a rule, what no rule "
            "matches is 550 5.4.4 at RCPT.",
@@ -312,6 +314,10 @@ const struct option config_schema[] = {
     OPTION("transport_map[].learn", OPT_BOOL, "false", NULL,
            "A refusal that another route could cure moves the destination there for a while.",
            IN(rule, learn), .availability = OPTION_IGNORED),
+    OPTION("transport_map[].spf_softfail", OPT_BOOL, "false", NULL,
+           "A route from which the sender's SPF record says softfail goes behind the others, as one "
+           "with fail does.",
+           IN(rule, spf_softfail)),
     OPTION("transport_map[].tls", OPT_WORD, NULL, "verify", "Stricter than the route's own level.",
            IN(rule, tls), TLS_WORDS),
     OPTION("transport_map[].never_via", OPT_FENCES, NULL, "[us]",
@@ -325,10 +331,10 @@ const struct option config_schema[] = {
     OPTION("transport_map[].hold", OPT_TEXT, NULL, "\"reason\"",
            "Instead of a route: accept and hold, for this reason.", IN(rule, hold)),
 
-    OPTION("geoip", OPT_SECTION, NULL, NULL, "Countries of addresses.",
-           .availability = OPTION_IGNORED),
+    OPTION("geoip", OPT_SECTION, NULL, NULL, "Countries of addresses."),
     OPTION("geoip.database", OPT_PATH, NULL, "/usr/share/GeoIP/GeoLite2-Country.mmdb",
-           "Any country database in MaxMind's format.", TOP(geoip_database)),
+           "A country database in MaxMind's format, for mx_country. Read anew at each reload.",
+           TOP(geoip_database)),
     OPTION("learning", OPT_SECTION, NULL, NULL, "How rules with learn: true learn.",
            .availability = OPTION_IGNORED),
     OPTION("learning.ttl", OPT_DURATION, "6h", NULL,

@@ -43,6 +43,7 @@ struct daemon {
     struct store *store;
     struct dns *dns;
     struct facts *facts;
+    struct learned *learned;
     struct accept *accept;
     struct intake *intake;
     struct schedule *schedule;
@@ -71,6 +72,8 @@ struct daemon {
 void wire_accept(struct daemon *d, size_t max_sessions);
 void wire_stages(struct daemon *d);
 void wire_free(struct daemon *d); /* all but accept */
+/* The settings in force go to schedule and to what is learned. */
+void daemon_policy_changed(struct daemon *d);
 /* Settings in use are counted; the last one to give one back frees it on a worker. */
 struct settings *daemon_settings_take(void *daemon);
 void daemon_settings_give(void *daemon, struct settings *settings);

@@ -48,6 +48,12 @@ struct msg {
 };
 
 /* Where a recipient in hand stands. */
+/* What the sender's SPF record says of the addresses of routes (bits of the configuration's). */
+struct rcpt_spf {
+    bool asked, known;
+    uint64_t fail, softfail;
+};
+
 enum rcpt_stage {
     STAGE_FACTS,     /* its MX is being looked up */
     STAGE_READY,     /* waits at its site */
@@ -77,7 +83,9 @@ struct rcpt {
     enum rcpt_stage stage;
     uint64_t tried;   /* routes (bits of the configuration's routes) that failed in this attempt */
     uint64_t refused; /* of them: those that refused it, and were not just out of reach */
-    uint8_t family;   /* 4 or 6: directly by this family only, the other one was refused; 0: any */
+    struct rcpt_spf spf; /* as it was found for this attempt */
+    bool probing;        /* it tries a route that was learned to refuse us */
+    uint8_t family;      /* 4 or 6: directly by this family only, the other one was refused; 0: any */
     struct outcome *refusal; /* what the other family was told; malloc'd, NULL: nothing */
     struct site *site;
     struct rcpt *ready_next, **ready_prev;
@@ -102,6 +110,22 @@ struct attempt {
     bool dsn_passed_on;   /* the peer offered DSN, so it will tell of success itself */
     uint8_t other_family; /* 4 or 6: the peer has addresses of this family besides; 0: it has not */
     bool discarded;       /* a rule with `discard`: finished without a delivery */
+};
+
+/* Why a recipient is to leave its route, and what that teaches. Valid during the call. */
+struct reroute {
+    const struct outcome *outcome;
+    const char *klass; /* "ip-blocklisted", ... */
+    bool refused;      /* in words, not on the path */
+    bool spf;          /* for the sender's SPF record: only a route that it lets pass is a cure */
+    bool learn;        /* the next message for the destination would be refused alike */
+    bool ip_keyed;     /* ... and for whatever else its site serves */
+    bool early;        /* it came before RCPT */
+};
+enum rerouted {
+    REROUTED_NOT,       /* no other route is open */
+    REROUTED,           /* it is on its way, and must not be touched any more */
+    REROUTED_TOO_OFTEN, /* the next route has been given its share (learning.max_reroutes) */
 };
 
 /* What record decided on and the queue has stored. */

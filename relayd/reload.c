@@ -121,7 +121,7 @@ swap(struct daemon *d, struct settings *settings, struct err *err)
                                                        : -1))
         log_text(d->log, LOG_WARNING, "config",
                  "queue.max_size grows beyond what the queue was opened for: it takes a restart");
-    schedule_set_config(d->schedule, config);
+    daemon_policy_changed(d);
     CLEANUP(freep)
     char *token =
         config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);

@@ -16,6 +16,7 @@
 #include "policy/base/mem.h"
 #include "policy/config_node.h"
 #include "relayd/blame.h"
+#include "relayd/learned.h"
 #include "relayd/net/listener.h"
 #include "relayd/stop.h"
 
@@ -323,9 +324,16 @@ start_privileged(struct daemon *d, const char *file, size_t max_sessions)
 }
 
 static void
+on_learned(void *arg)
+{
+    struct daemon *d = arg;
+    schedule_start(d->schedule);
+}
+
+static void
 on_blamed(struct daemon *d)
 {
-    schedule_start(d->schedule);
+    learned_load(d->learned, on_learned, d);
 }
 
 static int

@@ -13,6 +13,7 @@
 
 #include "policy/base/mem.h"
 #include "relayd/blame.h"
+#include "relayd/learned.h"
 #include "relayd/net/listener.h"
 #include "relayd/net/sdnotify.h"
 
@@ -152,6 +153,8 @@ daemon_end(struct daemon *d)
         api_stop(d);
         settle(d); /* while workers still sign */
         workers_stop(d->workers);
+        if (d->learned != NULL)
+            learned_stop(d->learned);
         settle(d); /* what they gave back */
         store_stop(d->store);
         inbox_drain(d->inbox);

@@ -10,6 +10,7 @@
 #include "policy/base/mem.h"
 #include "relayd/blame.h"
 #include "relayd/daemon.h"
+#include "relayd/learned.h"
 
 /* ---- settings ---- */
 
@@ -83,6 +84,20 @@ daemon_config_done(void *daemon, const struct config *config)
             return;
         }
     }
+}
+
+static struct schedule_policy
+policy_of(const struct settings *settings)
+{
+    return (struct schedule_policy){.config = settings->config, .geoip = settings->geoip};
+}
+
+void
+daemon_policy_changed(struct daemon *d)
+{
+    const struct schedule_policy policy = policy_of(d->settings);
+    learned_set_config(d->learned, &policy.config->learning);
+    schedule_set_policy(d->schedule, &policy);
 }
 
 /* ---- the arrows ---- */
@@ -163,11 +178,18 @@ on_overdue(void *arg, const struct rcpt *rcpt)
 }
 
 /* record ─▶ schedule. */
-static bool
-on_reroute(void *arg, struct rcpt *rcpt, bool refused)
+static enum rerouted
+on_reroute(void *arg, struct rcpt *rcpt, const struct reroute *why)
 {
     struct daemon *d = arg;
-    return schedule_reroute(d->schedule, rcpt, refused);
+    return schedule_reroute(d->schedule, rcpt, why);
+}
+
+static void
+on_delivered(void *arg, struct rcpt *rcpt)
+{
+    struct daemon *d = arg;
+    schedule_delivered(d->schedule, rcpt);
 }
 
 static bool
@@ -266,6 +288,7 @@ wire_stages(struct daemon *d)
         .settings_take = daemon_settings_take,
         .settings_give = daemon_settings_give,
         .reroute = on_reroute,
+        .delivered = on_delivered,
         .other_family = on_other_family,
         .fallback_after = on_fallback_after,
         .route_left = on_route_left,
@@ -274,13 +297,22 @@ wire_stages(struct daemon *d)
         .recorded = on_recorded,
         .stored = on_stored,
     };
+    const struct learned_env learned = {
+        .loop = d->loop,
+        .log = d->log,
+        .metrics = d->metrics,
+        .store = d->store,
+        .config = &d->settings->config->learning,
+    };
+    d->learned = learned_new(&learned);
     const struct schedule_env schedule = {
         .loop = d->loop,
         .log = d->log,
         .store = d->store,
         .queue = d->queue,
         .facts = d->facts,
-        .config = d->settings->config,
+        .learned = d->learned,
+        .policy = policy_of(d->settings),
         .max_connections = d->max_connections,
         .ops = &schedule_ops,
         .arg = d,
@@ -315,10 +347,12 @@ void
 wire_free(struct daemon *d)
 {
     schedule_free(d->schedule);
+    learned_free(d->learned);
     delivery_free(d->delivery);
     record_free(d->record);
     intake_free(d->intake);
     d->schedule = NULL;
+    d->learned = NULL;
     d->delivery = NULL;
     d->record = NULL;
     d->intake = NULL;

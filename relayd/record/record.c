@@ -56,6 +56,7 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
         v.greylisted = c.klass == REPLY_GREYLISTED;
         v.rate_limited = c.klass == REPLY_RATE_LIMITED;
         v.ip_keyed = c.ip_keyed;
+        v.spf_fail = c.klass == REPLY_SPF_FAIL;
         v.same_everywhere = c.klass == REPLY_GREYLISTED || c.klass == REPLY_QUOTA_FULL;
     } else if (o->origin == ORIGIN_DNS) {
         v.klass =
@@ -240,75 +241,148 @@ remember(struct attempts *a, const struct attempt *attempt, const struct verdict
     }
 }
 
+/* What this attempt says, and what is known of those before it. */
+struct judged {
+    const struct attempt *attempt;
+    const struct outcome *outcome; /* that counts: the attempt's, or one that it did not better */
+    struct verdict verdict;
+    struct attempts attempts, before;
+    char *replaced;                    /* what the spans of `attempts` point to by now; malloc'd */
+    msec_t now, expires_at;
+    bool exceeded; /* another route could have it, but has been given its share */
+};
+
+/* The refusal goes with the recipient to the next route, which may fail it at once. */
+static void
+carry_attempts(struct rcpt *rcpt, struct judged *j)
+{
+    struct strbuf bytes = STRBUF_INIT;
+
+    attempts_encode(&j->attempts, &bytes);
+    j->replaced = rcpt->attempts;
+    rcpt->attempts_bytes = bytes.n;
+    rcpt->attempts = strbuf_take(&bytes);
+    rcpt->attempts_new = true;
+}
+
+/* The receiver knew nothing of the recipient yet. */
+static bool
+is_early(const char *phase)
+{
+    enum reply_stage stage = reply_stage_of_phase(phase);
+    return stage == REPLY_STAGE_CONNECT || stage == REPLY_STAGE_HELO || stage == REPLY_STAGE_TLS ||
+           stage == REPLY_STAGE_MAIL;
+}
+
+/* Is it on its way by another route, or by the other family of addresses? */
+static bool
+sent_elsewhere(struct record *r, struct rcpt *rcpt, struct judged *j)
+{
+    const struct outcome *o = j->outcome;
+    const struct verdict *v = &j->verdict;
+    bool cured = curable(o, v);
+    const struct reroute why = {
+        .outcome = o,
+        .klass = v->klass,
+        .refused = !o->path,
+        .spf = v->spf_fail,
+        .learn = cured && !o->path && !v->rate_limited,
+        .ip_keyed = v->ip_keyed,
+        .early = is_early(o->phase),
+    };
+
+    if (!cured && !patience_over(r, rcpt, o, v, &j->attempts, j->now))
+        return false;
+    carry_attempts(rcpt, j);
+    enum rerouted way = REROUTED_NOT;
+    if (v->ip_keyed && j->attempt->other_family != 0 &&
+        r->env.other_family(r->env.arg, rcpt, j->attempt->other_family, o))
+        way = REROUTED;
+    else
+        way = r->env.reroute(r->env.arg, rcpt, &why);
+    j->exceeded = way == REROUTED_TOO_OFTEN;
+    if (way == REROUTED)
+        maillog_attempt(r, j->attempt, v, &j->before, MAILLOG_REROUTED, 0);
+    return way == REROUTED;
+}
+
+/* It stays with us: it has failed, has waited too long, or waits. */
+static void
+settle(struct record *r, const struct settings *settings, struct item *item, struct judged *j)
+{
+    struct rcpt *rcpt = item->rcpt;
+    const struct outcome *o = j->outcome;
+    const struct verdict *v = &j->verdict;
+    struct attempts *a = &j->attempts;
+
+    a->count++;
+    if (o->kind == OUTCOME_FAILED && !j->exceeded && !soft_reject(o, v, a, j->now) &&
+        !may_be_cured(r, rcpt, o, v)) {
+        finish_failed(r, item, settings);
+    } else if (retry_expired(j->expires_at, rcpt->begun_at)) {
+        item->expired = true;
+        item->status = (struct enh){5, 4, 7};
+        finish_failed(r, item, settings);
+    } else {
+        defer(r, item, settings, a, v, o, j->now, j->expires_at);
+    }
+    encode_attempts(item, a);
+    if (item->fate == FATE_FINISHED)
+        encode_detail(item, j->attempt, v, a->count);
+    enum maillog_outcome logged = item->fate == FATE_DEFERRED ? MAILLOG_DEFERRED
+                                  : item->fate == FATE_HELD   ? MAILLOG_HELD
+                                                              : MAILLOG_FAILED;
+    maillog_attempt(r, j->attempt, v, &j->before, logged, item->due_at);
+}
+
+static void
+settle_delivered(struct record *r, struct item *item, const struct judged *j)
+{
+    r->env.delivered(r->env.arg, item->rcpt);
+    finish_delivered(item, j->attempt);
+    encode_detail(item, j->attempt, &j->verdict, j->attempts.count + 1);
+    maillog_attempt(r, j->attempt, &j->verdict, &j->before,
+                    j->attempt->discarded ? MAILLOG_DISCARDED : MAILLOG_DELIVERED, 0);
+}
+
 /* Decide for one recipient; false: it goes by another route and is not of this batch. */
 static bool
 decide(struct record *r, const struct settings *settings, const struct attempt *attempt,
        struct item *item)
 {
     struct rcpt *rcpt = attempt->rcpt;
+    const struct queue_msg *q = &rcpt->msg->q;
     /* The other family of addresses led nowhere: what the first one was told counts. */
     bool back = rcpt->refusal != NULL && attempt->outcome.path;
-    const struct outcome *o = back ? rcpt->refusal : &attempt->outcome;
-    const struct queue_msg *q = &rcpt->msg->q;
-    struct verdict v = judge(settings, o, attempt->host);
-    msec_t now = clock_wall(loop_clock(r->env.loop));
-    msec_t expires_at = retry_expires_at(&settings->retry, q->arrived_at, q->sender.n == 0);
-    struct attempts a;
+    struct judged j = {
+        .attempt = attempt,
+        .outcome = back ? rcpt->refusal : &attempt->outcome,
+        .now = clock_wall(loop_clock(r->env.loop)),
+        .expires_at = retry_expires_at(&settings->retry, q->arrived_at, q->sender.n == 0),
+    };
     struct err err;
     char peer[400];
-    CLEANUP(freep) char *old = NULL; /* what the spans of `a` point to, once it is replaced */
 
-    if (attempts_decode(span_of(rcpt->attempts, rcpt->attempts_bytes), &a, &err) != ERR_OK)
+    j.verdict = judge(settings, j.outcome, attempt->host);
+    if (attempts_decode(span_of(rcpt->attempts, rcpt->attempts_bytes), &j.attempts, &err) != ERR_OK)
         log_text(r->env.log, LOG_ERROR, "attempts", "%s: %s", rcpt->msg->id_text, err.text);
-    const struct attempts before = a;
+    j.before = j.attempts;
     item->rcpt = rcpt;
-    item->status = outcome_status(o);
-    if (o->kind == OUTCOME_DELIVERED) {
-        finish_delivered(item, attempt);
-        encode_detail(item, attempt, &v, a.count + 1);
-        maillog_attempt(r, attempt, &v, &before,
-                        attempt->discarded ? MAILLOG_DISCARDED : MAILLOG_DELIVERED, 0);
+    item->status = outcome_status(j.outcome);
+    if (j.outcome->kind == OUTCOME_DELIVERED) {
+        settle_delivered(r, item, &j);
         return true;
     }
     snprintf(peer, sizeof(peer), "%s %s", attempt->host, attempt->peer);
     if (!back)
-        remember(&a, attempt, &v, span_str(peer), now);
-    if (v.action == REPLY_ACTION_SLOW || v.rate_limited)
+        remember(&j.attempts, attempt, &j.verdict, span_str(peer), j.now);
+    if (j.verdict.action == REPLY_ACTION_SLOW || j.verdict.rate_limited)
         r->env.slow(r->env.arg, rcpt);
-    if (curable(o, &v) || patience_over(r, rcpt, o, &v, &a, now)) {
-        /* The refusal goes with the recipient to the next route, which may fail it at once. */
-        struct strbuf bytes = STRBUF_INIT;
-        attempts_encode(&a, &bytes);
-        old = rcpt->attempts;
-        rcpt->attempts_bytes = bytes.n;
-        rcpt->attempts = strbuf_take(&bytes);
-        rcpt->attempts_new = true;
-        if ((v.ip_keyed && attempt->other_family != 0 &&
-             r->env.other_family(r->env.arg, rcpt, attempt->other_family, o)) ||
-            r->env.reroute(r->env.arg, rcpt, !o->path)) {
-            maillog_attempt(r, attempt, &v, &before, MAILLOG_REROUTED, 0);
-            return false;
-        }
-    }
-    a.count++;
-    if (o->kind == OUTCOME_FAILED && !soft_reject(o, &v, &a, now) &&
-        !may_be_cured(r, rcpt, o, &v)) {
-        finish_failed(r, item, settings);
-    } else if (retry_expired(expires_at, rcpt->begun_at)) {
-        item->expired = true;
-        item->status = (struct enh){5, 4, 7};
-        finish_failed(r, item, settings);
-    } else {
-        defer(r, item, settings, &a, &v, o, now, expires_at);
-    }
-    encode_attempts(item, &a);
-    if (item->fate == FATE_FINISHED)
-        encode_detail(item, attempt, &v, a.count);
-    enum maillog_outcome logged = item->fate == FATE_DEFERRED ? MAILLOG_DEFERRED
-                                  : item->fate == FATE_HELD   ? MAILLOG_HELD
-                                                              : MAILLOG_FAILED;
-    maillog_attempt(r, attempt, &v, &before, logged, item->due_at);
-    return true;
+    bool ours = !sent_elsewhere(r, rcpt, &j);
+    if (ours)
+        settle(r, settings, item, &j);
+    free(j.replaced);
+    return ours;
 }
 
 void

@@ -32,9 +32,10 @@ struct record_env {
     void *arg;
     struct settings *(*settings_take)(void *arg);
     void (*settings_give)(void *arg, struct settings *settings);
-    /* Its route failed this recipient, by a refusal or on the path: true when it is on its way by
-     * another one. */
-    bool (*reroute)(void *arg, struct rcpt *rcpt, bool refused);
+    /* Its route failed this recipient, by a refusal or on the path: is it on its way by another? */
+    enum rerouted (*reroute)(void *arg, struct rcpt *rcpt, const struct reroute *why);
+    /* Its route took this recipient; said before anything is stored. */
+    void (*delivered)(void *arg, struct rcpt *rcpt);
     /* A refusal named our address: true when it is on its way to the other family's of the same
      * hosts. */
     bool (*other_family)(void *arg, struct rcpt *rcpt, uint8_t family,

@@ -2,6 +2,7 @@
  * internal - what the files of relayd/schedule share.
  *
  *   pages.c     into hand and out again             plan.c   recipients to sites
+ *   ways.c      the routes of a recipient, in order reroute.c  away from a route that failed
  *   site.c      sites and their ready lists         pump.c   what a site does next
  *   link.c      one connection of a site            pause.c  suspensions and held domains
  *   alone.c     what was in hand at a crash
@@ -16,6 +17,7 @@
 #include "relayd/schedule/hand.h"
 #include "relayd/schedule/lanes.h"
 #include "relayd/schedule/schedule.h"
+#include "relayd/schedule/ways.h"
 
 enum link_state {
     LINK_NEW,
@@ -87,7 +89,7 @@ struct postponed;
 struct schedule {
     struct schedule_env env;
     struct clock *clock;
-    const struct config *config;
+    struct schedule_policy policy;
     struct hand hand;
     struct lanes lanes;
     struct map sites;
@@ -124,7 +126,10 @@ struct schedule {
 
 /* plan.c */
 void plan_rcpt(struct schedule *s, struct rcpt *rcpt); /* route it and bring it to its site */
-void plan_query(const struct rcpt *rcpt, struct route_query *ret);
+/* Its ways as far as they are known without a look-up; false: facts are missing, there are none. */
+bool plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret);
+/* What can be learned of this recipient at this site. */
+struct learn_way plan_learn_way(const struct rcpt *rcpt, const struct site *site);
 void plan_fail(struct schedule *s, struct rcpt *rcpt, const struct outcome *outcome,
                const char *route, const char *site);
 

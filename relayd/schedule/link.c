@@ -156,11 +156,9 @@ schedule_link_route(const struct site_link *link)
 static bool
 has_fallback(const struct site *site)
 {
-    struct route_decision d;
-    struct route_query query;
-    plan_query(site->ready, &query);
-    route_decide(site->schedule->config, &query, &d);
-    return d.action == ROUTE_DELIVER && d.n_routes > 1;
+    struct ways ways;
+    plan_ways(site->schedule, site->ready, &ways);
+    return ways.n > 1;
 }
 
 /* Not needed after all. */

@@ -67,7 +67,7 @@ schedule_take(struct schedule *s, struct msg *msg, struct msg_body *body, struct
         return;
     }
     hand_add_msg(&s->hand, msg);
-    if (body != NULL && s->hand.body_bytes + body->n <= s->config->limits.memory_bytes)
+    if (body != NULL && s->hand.body_bytes + body->n <= s->policy.config->limits.memory_bytes)
         hand_set_body(&s->hand, msg, body, clock_now(s->clock));
     else
         free(body);
@@ -87,7 +87,7 @@ msg_of_row(struct schedule *s, const struct queue_row *row)
                                 .size_bytes = row->size_bytes,
                                 .flags = row->msg_flags,
                                 .sender = row->sender};
-    struct msg *msg = msg_new(&q, s->config->node.name);
+    struct msg *msg = msg_new(&q, s->policy.config->node.name);
     hand_add_msg(&s->hand, msg);
     return msg;
 }

@@ -1,16 +1,20 @@
 /*
  * plan - brings each recipient in hand to its site.
  *
- *    pages.c ─▶ plan_rcpt ─▶ route_decide ─▶ reject, hold, discard ─▶ record
- *                                     │
- *                                     └▶ candidate routes in order ─▶ facts ─▶ site_add
- *                                           all of them down ─▶ postpone, or an attempt if overdue
+ *    pages.c ─▶ plan_rcpt ─▶ ways_find ─▶ reject, hold, discard ─▶ record
+ *                  ▲             │
+ *                  │             ├▶ facts that a rule asks for, or SPF ─┐
+ *                  └─────────────┼──────────────────────────────────────┘
+ *                                └▶ routes in order ─▶ facts (MX) ─▶ site_add
+ *                                      all of them down ─▶ postpone, or an attempt if overdue
  */
 #include "relayd/schedule/internal.h"
 
 #include <assert.h>
+#include <stdio.h>
 
 #include "policy/base/mem.h"
+#include "relayd/learned.h"
 
 void
 plan_query(const struct rcpt *rcpt, struct route_query *ret)
@@ -74,14 +78,28 @@ plan_discard(struct schedule *s, struct rcpt *rcpt)
     attempt_add(s, &attempt);
 }
 
-static void plan_with(struct schedule *s, struct rcpt *rcpt, const struct facts_site *known);
+/* What has just been looked up for this recipient; it may be too short-lived for a cache. */
+struct known {
+    const struct facts_site *site;
+    const struct facts_domain *domain;
+};
+
+static void plan_with(struct schedule *s, struct rcpt *rcpt, const struct known *known);
 
 static void
-on_facts(void *arg, const struct facts_site *site)
+on_site(void *arg, const struct facts_site *site)
 {
     struct rcpt *rcpt = arg;
     rcpt->facts = NULL;
-    plan_with(rcpt->schedule, rcpt, site);
+    plan_with(rcpt->schedule, rcpt, &(struct known){.site = site});
+}
+
+static void
+on_domain(void *arg, const struct facts_domain *domain)
+{
+    struct rcpt *rcpt = arg;
+    rcpt->facts = NULL;
+    plan_with(rcpt->schedule, rcpt, &(struct known){.domain = domain});
 }
 
 /* The site of a direct route; NULL: `rcpt` is being looked up, or has failed. */
@@ -93,16 +111,16 @@ direct_site(struct schedule *s, struct rcpt *rcpt, enum config_tls tls,
 
     if (known == NULL) {
         if (!facts_site_cached(s->env.facts, rcpt->domain.p, &cached)) {
-            rcpt->facts = facts_site_start(s->env.facts, rcpt->domain.p, on_facts, rcpt);
+            rcpt->facts = facts_site_start(s->env.facts, rcpt->domain.p, on_site, rcpt);
             return NULL;
         }
         known = &cached;
     }
     if (!known->ok) {
-        plan_fail(s, rcpt, &known->outcome, s->config->routes[0].name, "");
+        plan_fail(s, rcpt, &known->outcome, s->policy.config->routes[0].name, "");
         return NULL;
     }
-    return site_get_family(s, s->config->routes[0].name, known->key, known->name, tls,
+    return site_get_family(s, s->policy.config->routes[0].name, known->key, known->name, tls,
                            rcpt->family);
 }
 
@@ -125,40 +143,145 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
     postpone_rcpt(s, rcpt, clock_wall(s->clock) + (wait > 0 ? wait : 0));
 }
 
-/* A route that the administrator asked for goes first, for this recipient or for its domain, unless
- * a fence forbids it. */
-static void
-plan_wanted(const struct schedule *s, const struct rcpt *rcpt, struct route_decision *d)
+/* ---- in which order ---- */
+
+void
+plan_ask(struct schedule *s, const struct rcpt *rcpt, struct ways_ask *ret)
 {
-    struct span wanted = s->env.ops->wanted_route(s->env.arg, rcpt);
     const struct pin *pin = schedule_pinned(s, rcpt->domain);
 
-    if (wanted.n == 0 && pin != NULL)
-        wanted = span_str(pin->route);
-    int r = wanted.n == 0 ? -1 : config_route_find(s->config, wanted);
-    if (r >= 0)
-        route_prefer(d, (unsigned)r);
+    *ret = (struct ways_ask){
+        .config = s->policy.config,
+        .learned = s->env.learned,
+        .id = rcpt->key.id,
+        .no = rcpt->key.no,
+        .wanted = s->env.ops->wanted_route(s->env.arg, rcpt),
+        .pinned = pin == NULL ? SPAN_NONE : span_str(pin->route),
+        .spf = rcpt->spf,
+    };
+    plan_query(rcpt, &ret->query);
+}
+
+/* The recipient's ways as far as is known without a look-up; false: facts are missing. */
+bool
+plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret)
+{
+    struct ways_ask ask;
+    struct facts_domain domain;
+    struct facts_site site;
+
+    plan_ask(s, rcpt, &ask);
+    if (s->env.learned != NULL && facts_site_cached(s->env.facts, rcpt->domain.p, &site))
+        ask.site = &site;
+    ways_find(&ask, ret);
+    for (bool ok = true; ok && ret->decision.action == ROUTE_FACTS; ok = domain.ok) {
+        if (!facts_domain_cached(s->env.facts, s->policy.geoip, rcpt->domain.p,
+                                 ret->decision.needs | ROUTE_NEEDS_MX, &domain))
+            return false;
+        ask.query.facts = &domain.route;
+        ways_find(&ask, ret);
+    }
+    return ret->decision.action != ROUTE_FACTS;
 }
 
 static void
-plan_deliver(struct schedule *s, struct rcpt *rcpt, struct route_decision *d,
+on_spf(void *arg, const enum spf_result *results)
+{
+    struct rcpt *rcpt = arg;
+    struct schedule *s = rcpt->schedule;
+    struct ways ways;
+    struct ip ips[WAYS_SPF_MAX];
+    unsigned routes[WAYS_SPF_MAX];
+
+    rcpt->facts = NULL;
+    if (rcpt->spf.asked) { /* else a reload came, and it is about other addresses */
+        bool known = plan_ways(s, rcpt, &ways);
+        size_t n = known ? ways_spf_ips(s->policy.config, &ways, ips, routes) : 0;
+        rcpt->spf = ways_spf(results, routes, n);
+    }
+    plan_with(s, rcpt, &(struct known){0});
+}
+
+/* The sender with its canonical domain. */
+static void
+sender_of(const struct msg *msg, char buf[static SPF_SENDER_MAX])
+{
+    struct span sender = msg->q.sender;
+    const char *at = sender.n == 0 ? NULL : memrchr(sender.p, '@', sender.n);
+
+    buf[0] = '\0';
+    if (at != NULL)
+        snprintf(buf, SPF_SENDER_MAX, "%.*s@%s", (int)(at - sender.p), sender.p,
+                 msg->sender_domain);
+}
+
+/* Is it known what the sender's SPF record says of the routes? False: it is being looked up. */
+static bool
+plan_spf(struct schedule *s, struct rcpt *rcpt, const struct ways *ways)
+{
+    struct ip ips[WAYS_SPF_MAX];
+    unsigned routes[WAYS_SPF_MAX];
+    enum spf_result results[WAYS_SPF_MAX];
+    char sender[SPF_SENDER_MAX];
+    size_t n = rcpt->spf.known ? 0 : ways_spf_ips(s->policy.config, ways, ips, routes);
+
+    if (n == 0)
+        return true;
+    const char *helo = s->policy.config->node.hostname;
+    sender_of(rcpt->msg, sender);
+    if (facts_spf_cached(s->env.facts, sender, helo, ips, n, results)) {
+        rcpt->spf = ways_spf(results, routes, n);
+        return true;
+    }
+    rcpt->spf.asked = true;
+    rcpt->facts = facts_spf_start(s->env.facts, sender, helo, ips, n, on_spf, rcpt);
+    return false;
+}
+
+/* ---- where to ---- */
+
+struct learn_way
+plan_learn_way(const struct rcpt *rcpt, const struct site *site)
+{
+    struct learn_way way = {.domain = rcpt->domain,
+                            .route = span_str(site->route),
+                            .key = {rcpt->key.id, rcpt->key.no}};
+    if (site_hop(site) == NULL) {
+        way.site = span_str(site->hosts);
+        way.label = span_str(site->name);
+    }
+    return way;
+}
+
+/* The recipient is to find out whether a route that was refused is open again. */
+static void
+plan_probe(struct schedule *s, struct rcpt *rcpt, const struct way *way, const struct site *site)
+{
+    const struct learn_way asked = plan_learn_way(rcpt, site);
+    if (way->advice == LEARN_PROBE)
+        rcpt->probing = learned_probe(s->env.learned, &asked);
+}
+
+static void
+plan_deliver(struct schedule *s, struct rcpt *rcpt, const struct ways *ways,
              const struct facts_site *known)
 {
     struct site *last_resort = NULL, *down = NULL;
 
-    plan_wanted(s, rcpt, d);
-    for (size_t i = 0; i < d->n_routes; i++) {
-        unsigned r = d->routes[i];
+    for (size_t i = 0; i < ways->n; i++) {
+        unsigned r = ways->list[i].route;
         if (rcpt->tried & (route_mask)1 << r)
             continue;
-        enum config_tls tls = route_tls(s->config, d, r);
-        const struct hop *hop = s->config->routes[r].hop;
+        enum config_tls tls = route_tls(s->policy.config, &ways->decision, r);
+        const struct hop *hop = s->policy.config->routes[r].hop;
         struct site *site = hop != NULL ? site_get(s, hop->name, hop->name, hop->name, tls)
                                         : direct_site(s, rcpt, tls, known);
         if (site == NULL)
             return;
         enum site_use use = site_usable(site);
         if (use == SITE_USE_YES) {
+            rcpt_set_site(rcpt, site);
+            plan_probe(s, rcpt, &ways->list[i], site);
             site_add(site, rcpt);
             return;
         }
@@ -175,26 +298,64 @@ plan_deliver(struct schedule *s, struct rcpt *rcpt, struct route_decision *d,
         plan_wait(s, rcpt, down);
 }
 
-static void
-plan_with(struct schedule *s, struct rcpt *rcpt, const struct facts_site *known)
+/* Ask until every fact that a rule needs is there. False: it is being looked up; or it could not be
+ * found out, and the recipient waits, since by a later rule it might go where it must not. */
+static bool
+plan_facts(struct schedule *s, struct rcpt *rcpt, struct ways_ask *ask, const struct known *known,
+           struct facts_domain *domain, struct ways *ways)
 {
-    struct route_query query;
-    struct route_decision d;
+    const struct facts_domain *have = known->domain;
+
+    for (;;) {
+        ask->query.facts = have == NULL ? NULL : &have->route;
+        ways_find(ask, ways);
+        if (ways->decision.action != ROUTE_FACTS)
+            return true;
+        if (have != NULL && !have->ok) {
+            plan_fail(s, rcpt, &have->outcome, "", "");
+            return false;
+        }
+        unsigned needs = ways->decision.needs | ROUTE_NEEDS_MX;
+        if (!facts_domain_cached(s->env.facts, s->policy.geoip, rcpt->domain.p, needs, domain)) {
+            rcpt->facts = facts_domain_start(s->env.facts, s->policy.geoip, rcpt->domain.p, needs,
+                                             on_domain, rcpt);
+            return false;
+        }
+        have = domain;
+    }
+}
+
+static void
+plan_with(struct schedule *s, struct rcpt *rcpt, const struct known *known)
+{
+    struct ways_ask ask;
+    struct ways ways;
+    struct facts_domain domain;
+    struct facts_site site;
 
     rcpt->schedule = s;
     rcpt->stage = STAGE_FACTS;
     if (rcpt->begun_at == 0)
         rcpt->begun_at = clock_wall(s->clock);
-    plan_query(rcpt, &query);
-    route_decide(s->config, &query, &d);
-    switch (d.action) {
+    plan_ask(s, rcpt, &ask);
+    if (known->site != NULL)
+        ask.site = known->site;
+    else if (facts_site_cached(s->env.facts, rcpt->domain.p, &site))
+        ask.site = &site;
+    if (!plan_facts(s, rcpt, &ask, known, &domain, &ways))
+        return;
+    switch (ways.decision.action) {
     case ROUTE_DELIVER:
-        plan_deliver(s, rcpt, &d, known);
+        if (!plan_spf(s, rcpt, &ways))
+            return;
+        ask.spf = rcpt->spf;
+        ways_find(&ask, &ways);
+        plan_deliver(s, rcpt, &ways, ask.site);
         break;
     case ROUTE_HOLD:
         rcpt->stage = STAGE_RECORDING;
         s->n_recording++;
-        s->env.ops->hold(s->env.arg, rcpt, d.text);
+        s->env.ops->hold(s->env.arg, rcpt, ways.decision.text);
         break;
     case ROUTE_DISCARD:
         plan_discard(s, rcpt);
@@ -202,8 +363,10 @@ plan_with(struct schedule *s, struct rcpt *rcpt, const struct facts_site *known)
     case ROUTE_REJECT:
     case ROUTE_NONE:
     case ROUTE_FENCED:
-        plan_refuse(s, rcpt, d.text);
+        plan_refuse(s, rcpt, ways.decision.text);
         break;
+    case ROUTE_FACTS:
+        assert(!"every fact has been given");
     }
 }
 
@@ -211,110 +374,5 @@ void
 plan_rcpt(struct schedule *s, struct rcpt *rcpt)
 {
     assert(rcpt->site == NULL && rcpt->facts == NULL);
-    plan_with(s, rcpt, NULL);
-}
-
-/* How this recipient could go by route `r` right now. */
-static enum site_use
-route_use(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d, unsigned r)
-{
-    enum config_tls tls = route_tls(s->config, d, r);
-    const struct hop *hop = s->config->routes[r].hop;
-    struct facts_site facts;
-    struct site *site;
-
-    if (hop != NULL) {
-        site = site_get(s, hop->name, hop->name, hop->name, tls);
-    } else {
-        if (!facts_site_cached(s->env.facts, rcpt->domain.p, &facts))
-            return SITE_USE_YES; /* nothing is known against it */
-        if (!facts.ok)
-            return SITE_USE_NO;
-        site =
-            site_get_family(s, s->config->routes[0].name, facts.key, facts.name, tls, rcpt->family);
-    }
-    return site_usable(site);
-}
-
-/* The routes that planning would look at, in order; none when the map says something else. */
-static void
-routes_of(const struct schedule *s, const struct rcpt *rcpt, struct route_decision *ret)
-{
-    struct route_query query;
-    plan_query(rcpt, &query);
-    route_decide(s->config, &query, ret);
-    if (ret->action == ROUTE_DELIVER)
-        plan_wanted(s, rcpt, ret);
-    else
-        ret->n_routes = 0;
-}
-
-msec_t
-schedule_fallback_after(const struct schedule *s, const struct rcpt *rcpt)
-{
-    struct route_decision d;
-    routes_of(s, rcpt, &d);
-    return d.n_routes == 0 ? 0 : d.rule->fallback_after_ms;
-}
-
-bool
-schedule_route_left(struct schedule *s, const struct rcpt *rcpt)
-{
-    struct route_decision d;
-    routes_of(s, rcpt, &d);
-    for (size_t i = 0; i < d.n_routes; i++)
-        if (!(rcpt->refused & (route_mask)1 << d.routes[i]))
-            return true;
-    return false;
-}
-
-bool
-schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused)
-{
-    struct route_decision d;
-
-    assert(rcpt->stage == STAGE_RECORDING);
-    if (rcpt->site != NULL) {
-        int r = config_route_find(s->config, span_str(rcpt->site->route));
-        if (r >= 0)
-            rcpt->tried |= (route_mask)1 << r;
-        if (r >= 0 && refused)
-            rcpt->refused |= (route_mask)1 << r;
-    }
-    routes_of(s, rcpt, &d);
-    for (size_t i = 0; i < d.n_routes; i++) {
-        unsigned r = d.routes[i];
-        if (rcpt->tried & (route_mask)1 << r || route_use(s, rcpt, &d, r) == SITE_USE_NO)
-            continue;
-        s->n_recording--;
-        rcpt_set_site(rcpt, NULL);
-        plan_with(s, rcpt, NULL);
-        pump_drained(s);
-        return true;
-    }
-    return false;
-}
-
-bool
-schedule_other_family(struct schedule *s, struct rcpt *rcpt, uint8_t family,
-                      const struct outcome *refusal)
-{
-    struct site *site = rcpt->site;
-
-    assert(rcpt->stage == STAGE_RECORDING && (family == 4 || family == 6));
-    if (rcpt->family != 0 || site == NULL || site_hop(site) != NULL ||
-        s->config->direct.ip_version != CONFIG_IP_AUTO)
-        return false;
-    struct site *other =
-        site_get_family(s, site->route, site->hosts, site->name, site->tls, family);
-    if (site_usable(other) != SITE_USE_YES)
-        return false; /* it led nowhere lately */
-    rcpt->family = family;
-    rcpt->refusal = xmalloc(sizeof(*rcpt->refusal));
-    *rcpt->refusal = *refusal;
-    s->n_recording--;
-    rcpt_set_site(rcpt, NULL);
-    plan_with(s, rcpt, NULL);
-    pump_drained(s);
-    return true;
+    plan_with(s, rcpt, &(struct known){0});
 }

@@ -50,7 +50,7 @@ on_sweep(void *arg)
 static void
 set_longest(struct schedule *s)
 {
-    const struct config_queue *queue = &s->config->queue;
+    const struct config_queue *queue = &s->policy.config->queue;
     msec_t longest = SITE_PROBE_HOP_MAX_MS;
     for (size_t i = 0; i < queue->n_intervals; i++)
         if (queue->intervals_ms[i] > longest)
@@ -68,7 +68,7 @@ schedule_new(const struct schedule_env *env)
 
     s->env = *env;
     s->clock = loop_clock(env->loop);
-    s->config = env->config;
+    s->policy = env->policy;
     arc4random_buf(&seed, sizeof(seed));
     map_init(&s->sites, seed);
     map_init(&s->held_domains, seed);
@@ -210,7 +210,7 @@ schedule_stop(struct schedule *s)
 /* ---- reload ---- */
 
 void
-schedule_set_config(struct schedule *s, const struct config *config)
+schedule_set_policy(struct schedule *s, const struct schedule_policy *policy)
 {
     size_t pos = 0;
     struct span key;
@@ -218,10 +218,13 @@ schedule_set_config(struct schedule *s, const struct config *config)
     struct site **sites = xcalloc(s->sites.n + 1, sizeof(*sites));
     size_t n = 0;
 
-    s->config = config;
+    s->policy = *policy;
     set_longest(s);
-    while (map_next(&s->hand.rcpts, &pos, &key, &value))
-        ((struct rcpt *)value)->tried = 0; /* routes have other numbers now */
+    while (map_next(&s->hand.rcpts, &pos, &key, &value)) {
+        struct rcpt *rcpt = value;
+        rcpt->tried = rcpt->refused = 0; /* routes have other numbers now */
+        rcpt->spf = (struct rcpt_spf){0};
+    }
     pos = 0;
     /* Planning adds sites: walk over a copy. */
     while (map_next(&s->sites, &pos, &key, &value))

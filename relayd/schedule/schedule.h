@@ -67,14 +67,22 @@ struct schedule_ops {
     bool (*overdue)(void *arg, const struct rcpt *rcpt);
 };
 
+/* What decisions are made by; replaced as a whole. */
+struct schedule_policy {
+    const struct config *config;
+    struct geoip *geoip; /* NULL: nothing has a country */
+};
+
 struct log;
+struct learned;
 struct schedule_env {
     struct loop *loop;
     struct log *log;
     struct store *store;
     struct queue *queue; /* for queue_lane() only */
     struct facts *facts;
-    const struct config *config;
+    struct learned *learned; /* NULL: nothing is learned */
+    struct schedule_policy policy;
     size_t max_connections; /* that the descriptors allow */
     const struct schedule_ops *ops;
     void *arg;
@@ -95,7 +103,7 @@ void schedule_drain(struct schedule *s, void (*on_drained)(void *arg), void *arg
  * operations may still come, until schedule_free(). */
 void schedule_stop(struct schedule *s);
 /* Another configuration: recipients that wait at sites are planned anew. */
-void schedule_set_config(struct schedule *s, const struct config *config);
+void schedule_set_policy(struct schedule *s, const struct schedule_policy *policy);
 
 /*
  * A message whose commit is synced, and its recipients as rcpt_new() made them. All of them
@@ -131,11 +139,14 @@ void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 
 /* ---- what record decides ---- */
 
-/* The recipient's route failed it (`refused`: by a refusal, not on the path): is there another one
- * to take now? Then it is on its way and must not be touched any more. */
-bool schedule_reroute(struct schedule *s, struct rcpt *rcpt, bool refused);
+/* The recipient's route failed it: is there another one to take now? What `why` teaches is learned
+ * if the rule says so. */
+enum rerouted
+schedule_reroute(struct schedule *s, struct rcpt *rcpt, const struct reroute *why);
+/* The recipient's route took it: a good probe, if it was one. */
+void schedule_delivered(struct schedule *s, struct rcpt *rcpt);
 /* fallback_after of the rule that decides for this recipient; 0: never. */
-msec_t schedule_fallback_after(const struct schedule *s, const struct rcpt *rcpt);
+msec_t schedule_fallback_after(struct schedule *s, const struct rcpt *rcpt);
 /* A refusal named our address: does the site have addresses of the other `family` to try before
  * another route? Then it is on its way there. When that family leads nowhere, `refusal` (copied to
  * rcpt->refusal) is what counts. */

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
+#include "relayd/learned.h"
 #include "relayd/ops/log.h"
 
 #define SITE_UNUSED_MS (10 * MINUTE) /* without work for so long: forgotten, if it is up */
@@ -74,7 +75,7 @@ site_free(struct site *site)
 const struct hop *
 site_hop(const struct site *site)
 {
-    const struct config *config = site->schedule->config;
+    const struct config *config = site->schedule->policy.config;
     int r = config_route_find(config, span_str(site->route));
     return r < 0 ? NULL : config->routes[r].hop;
 }
@@ -82,7 +83,7 @@ site_hop(const struct site *site)
 struct config_shape
 site_shape(const struct site *site)
 {
-    const struct config *config = site->schedule->config;
+    const struct config *config = site->schedule->policy.config;
     const struct hop *hop = site_hop(site);
     if (hop != NULL)
         return (struct config_shape){.max_connections = hop->max_connections,
@@ -105,8 +106,14 @@ rcpt_set_site(struct rcpt *rcpt, struct site *site)
 {
     if (rcpt->site == site)
         return;
-    if (rcpt->site != NULL)
+    if (rcpt->site != NULL) {
+        if (rcpt->probing) { /* unless a verdict was given, another one may try */
+            const struct learn_way way = plan_learn_way(rcpt, rcpt->site);
+            learned_no_verdict(rcpt->site->schedule->env.learned, &way);
+            rcpt->probing = false;
+        }
         rcpt->site->n_rcpts--;
+    }
     rcpt->site = site;
     if (site != NULL)
         site->n_rcpts++;
@@ -284,7 +291,7 @@ static msec_t
 probe_delay(const struct site *site)
 {
     if (site_hop(site) == NULL)
-        return site->schedule->config->queue.intervals_ms[0];
+        return site->schedule->policy.config->queue.intervals_ms[0];
     unsigned doublings = site->failures > 6 ? 6 : site->failures;
     msec_t delay = SITE_PROBE_HOP_MS << (doublings > 0 ? doublings - 1 : 0);
     return delay > SITE_PROBE_HOP_MAX_MS ? SITE_PROBE_HOP_MAX_MS : delay;

@@ -254,7 +254,10 @@ rig_attempted(void *arg, struct attempt *attempts, size_t n)
         snprintf(r.last_text, sizeof(r.last_text), "%s", o->text);
         snprintf(r.last_route, sizeof(r.last_route), "%s", attempts[i].route);
         snprintf(r.last_site, sizeof(r.last_site), "%s", attempts[i].site);
-        if (o->path && r.reroute && schedule_reroute(r.schedule, rcpt, false)) {
+        const struct reroute why = {.outcome = o, .klass = "routing-error", .early = true};
+        if (o->kind == OUTCOME_DELIVERED)
+            schedule_delivered(r.schedule, rcpt);
+        if (o->path && r.reroute && schedule_reroute(r.schedule, rcpt, &why) == REROUTED) {
             r.n_rerouted++;
         } else if (o->kind == OUTCOME_DEFERRED) {
             r.n_deferred++;
@@ -515,7 +518,7 @@ rig_schedule(const char *config, size_t max_connections)
         .store = r.store,
         .queue = r.f.queue,
         .facts = r.facts,
-        .config = r.config,
+        .policy = {.config = r.config},
         .max_connections = max_connections,
         .ops = &rig_ops,
     };

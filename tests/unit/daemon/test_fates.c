@@ -39,9 +39,11 @@ static struct {
     msec_t due_at[RCPTS];
     struct told told[4];
     size_t n_told;
-    bool reroute, route_left; /* what the schedule answers */
+    enum rerouted rerouted; /* what the schedule answers */
+    bool route_left;
+    struct reroute why; /* it was asked with */
     msec_t fallback_after;
-    int n_reroutes, n_slow;
+    int n_reroutes, n_delivered, n_slow;
     msec_t probe_at;
 } t;
 
@@ -63,16 +65,24 @@ settings_give(void *arg, struct settings *settings)
     settings->refs--;
 }
 
-static bool
-on_reroute(void *arg, struct rcpt *rcpt, bool refused)
+static enum rerouted
+on_reroute(void *arg, struct rcpt *rcpt, const struct reroute *why)
 {
     (void)arg;
-    (void)refused;
     assert_int_equal(rcpt->stage, STAGE_RECORDING);
     t.n_reroutes++;
-    if (t.reroute)
+    t.why = *why;
+    if (t.rerouted == REROUTED)
         rcpt->stage = STAGE_READY;
-    return t.reroute;
+    return t.rerouted;
+}
+
+static void
+on_delivered(void *arg, struct rcpt *rcpt)
+{
+    (void)arg;
+    assert_int_equal(rcpt->stage, STAGE_RECORDING);
+    t.n_delivered++;
 }
 
 static bool
@@ -222,6 +232,7 @@ setup(void **state)
         .settings_take = settings_take,
         .settings_give = settings_give,
         .reroute = on_reroute,
+        .delivered = on_delivered,
         .other_family = on_other_family,
         .route_left = on_route_left,
         .fallback_after = on_fallback_after,
@@ -570,7 +581,7 @@ a_reroute_keeps_the_refusal_for_the_report(void **state)
         reply(554, "5.7.1", "Client host blocked using zen.spamhaus.org, see the page");
     struct outcome unknown = reply(550, "5.1.1", "no such user here");
     mail_make(&(struct mail){.in_memory = true}, 1);
-    t.reroute = true;
+    t.rerouted = REROUTED;
     struct attempt a = attempt_of(0, &listed);
     record_attempts(t.record, &a, 1);
     assert_int_equal(t.n_reroutes, 1);

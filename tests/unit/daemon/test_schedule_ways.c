@@ -685,7 +685,7 @@ reload(const char *text)
     struct config *old = r.config;
     r.config = rig_config(text);
     facts_set_config(r.facts, r.config);
-    schedule_set_config(r.schedule, r.config);
+    schedule_set_policy(r.schedule, &(struct schedule_policy){.config = r.config});
     config_free(old); /* nobody may look at it any more */
 }
 
