@@ -87,9 +87,8 @@ hash_of(struct span secret, const struct span *parts, size_t n, char ret[static 
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < parts[i].n; k++)
             strbuf_add_byte(&text, ascii_lower(parts[i].p[k]));
-    const unsigned char *done =
-        HMAC(EVP_sha1(), secret.p, (int)secret.n, (const unsigned char *)text.p, text.n, digest,
-             &n_digest);
+    const unsigned char *done = HMAC(EVP_sha1(), secret.p, (int)secret.n,
+                                     (const unsigned char *)text.p, text.n, digest, &n_digest);
     assert(done != NULL && n_digest == 20);
     EVP_EncodeBlock(base64, digest, (int)n_digest);
     memcpy(ret, base64, SRS_HASH_CHARS);
@@ -293,7 +292,8 @@ reverse_srs0(const struct srs *srs, struct span tail, msec_t now, struct strbuf 
 {
     struct srs0 s;
 
-    if (!srs0_split(tail, &s) || !srs0_is_signed(srs, &s) || span_ieq(s.host, srs->domain))
+    if (!srs0_split(tail, &s) || s.stamp.n != 2 || !srs0_is_signed(srs, &s) ||
+        span_ieq(s.host, srs->domain))
         return SRS_FORGED;
     if (!stamp_is_fresh(s.stamp, now))
         return SRS_EXPIRED;

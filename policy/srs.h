@@ -11,6 +11,9 @@
  * have changed the case, so it never matters; behind the tag "+" and "-" stand for "=", too. The
  * first secret signs, all verify.
  *
+ * The hash knows no borders between its parts, so who holds an address for x@abc.com may turn it
+ * into one for mx@abc.co; that gains nothing over the one he has.
+ *
  * Every address made here expires. The stamp of an SRS1 is the first hop's; a foreign SRS address
  * whose stamp cannot be read, or has run out, is wrapped in an SRS0 like any other sender.
  *
@@ -18,6 +21,7 @@
  */
 #pragma once
 
+#include "policy/base/err.h"
 #include "policy/base/mailbox.h"
 #include "policy/base/msec.h"
 #include "policy/base/span.h"
@@ -83,5 +87,5 @@ enum srs_fault {
  * Append to `out` where mail to `rcpt` goes, an address of srs.domain. What is appended is a valid
  * mailbox whose domain is not srs.domain. `out` is as it was with any fault.
  */
-enum srs_fault srs_reverse(const struct srs *srs, const struct mailbox *rcpt, msec_t now,
-                           struct strbuf *out);
+enum srs_fault
+srs_reverse(const struct srs *srs, const struct mailbox *rcpt, msec_t now, struct strbuf *out);
