@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
+#include "policy/srs.h"
 #include "relayd/deliver/tls_memory.h"
 #include "relayd/intake.h"
 #include "relayd/net/tls.h"
@@ -40,7 +41,8 @@ struct connection {
     struct deliver_rcpt *rcpts;
     struct attempt *attempts;
     struct span heads[HEADS_MAX];
-    unsigned reads; /* of bodies, under way */
+    struct strbuf srs; /* the sender that stands for the message's; empty: none */
+    unsigned reads;    /* of bodies, under way */
 };
 
 /* Classes of refusals that speak of the hop itself and not of the message. */
@@ -91,6 +93,7 @@ connection_free(struct connection *c)
     c->d->env.settings_give(c->d->env.arg, c->settings);
     free(c->rcpts);
     free(c->attempts);
+    strbuf_release(&c->srs);
     free(c);
 }
 
@@ -229,6 +232,38 @@ set_rcpts(struct connection *c, struct rcpt *const *rcpts, size_t n)
     }
 }
 
+static void
+log_srs_too_long(const struct connection *c)
+{
+    struct log_line line;
+
+    log_begin(c->d->env.log, &line, LOG_WARNING, "srs_too_long");
+    log_cstr(&line, "msg", c->msg->id_text);
+    log_str(&line, "sender", c->msg->q.sender);
+    log_end(&line);
+}
+
+/*
+ * The envelope sender. The settings are those in force and not the connection's: a bounce is
+ * checked with secrets of today. The day is that of the arrival, so that all attempts have one
+ * sender, as greylisting wants.
+ */
+static struct span
+sender_of(struct connection *c)
+{
+    const struct queue_msg *q = &c->msg->q;
+    struct settings *settings = c->d->env.settings_take(c->d->env.arg);
+    const struct srs srs = srs_of(settings->config);
+    struct span domain = span_str(c->msg->sender_domain);
+
+    strbuf_reset(&c->srs);
+    if (srs_applies(&srs, q->sender, domain, settings->config) &&
+        !srs_forward(&srs, q->sender, domain, q->arrived_at, &c->srs))
+        log_srs_too_long(c);
+    c->d->env.settings_give(c->d->env.arg, settings);
+    return c->srs.n > 0 ? strbuf_span(&c->srs) : q->sender;
+}
+
 void
 delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
 {
@@ -239,7 +274,7 @@ delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
     IN_HAND(c->msg->q.id);
     set_rcpts(c, rcpts, n);
     c->txn = (struct deliver_txn){
-        .sender = c->msg->q.sender,
+        .sender = sender_of(c),
         .ret = c->msg->q.ret,
         .envid = c->msg->q.envid,
         .is_8bit = c->msg->q.flags & QUEUE_MSG_8BIT,
@@ -280,6 +315,7 @@ on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *rep
         a->peer = peer;
         a->host = report->peer.host == NULL ? "" : report->peer.host;
         a->tls = report->peer.tls;
+        a->srs = strbuf_span(&c->srs);
         a->connect_ms = report->connect_ms;
         a->transfer_ms = report->transfer_ms;
         a->hop = c->hop != NULL;

@@ -1,7 +1,7 @@
 /*
  * delivery - joins schedule's links to deliver's connections: builds the target from the settings,
- * a transaction from a message in hand, feeds its body from memory or from the queue, and turns
- * what comes back into attempts.
+ * a transaction from a message in hand (with a rewritten sender where SRS applies), feeds its body
+ * from memory or from the queue, and turns what comes back into attempts.
  */
 #pragma once
 

@@ -105,6 +105,7 @@ struct attempt {
     const char *peer;         /* "192.0.2.1:25", or "" when nobody was reached */
     const char *host;         /* the peer's name, or "" */
     const char *tls;          /* "TLSv1.3 TLS_AES_256_GCM_SHA384", or "" */
+    struct span srs;          /* the envelope sender it was sent with; empty: the message's own */
     msec_t connect_ms, transfer_ms;
     bool hop;             /* the route was a hop */
     bool dsn_passed_on;   /* the peer offered DSN, so it will tell of success itself */

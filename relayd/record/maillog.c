@@ -64,6 +64,8 @@ maillog_attempt(struct record *r, const struct attempt *a, const struct verdict 
     log_cstr(&line, "msg", msg->id_text);
     log_str(&line, "rcpt", rcpt->address);
     log_str(&line, "sender", msg->q.sender);
+    if (a->srs.n > 0)
+        log_str(&line, "srs", a->srs);
     log_cstr(&line, "outcome", outcomes[outcome].name);
     log_cstr(&line, "route", a->route);
     log_cstr(&line, "site", a->site);
