@@ -9,8 +9,8 @@ FROM debian:bookworm-slim AS build
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         build-essential cmake ninja-build pkg-config libcap2-bin \
         libc-ares-dev libcjson-dev libcmocka-dev libcrypt-dev libevent-dev libidn2-dev \
-        liblmdb-dev libmilter-dev libopendkim-dev libpcre2-dev libseccomp-dev libssl-dev \
-        libyaml-dev
+        liblmdb-dev libmaxminddb-dev libmilter-dev libopendkim-dev libpcre2-dev \
+        libseccomp-dev libssl-dev libyaml-dev
 COPY . /src
 WORKDIR /src
 RUN cmake --preset release && cmake --build build/release --target relayd relayctl \
@@ -21,7 +21,7 @@ RUN cmake --preset release && cmake --build build/release --target relayd relayc
 FROM debian:bookworm-slim
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
         ca-certificates libc-ares2 libcjson1 libcrypt1 libevent-core-2.1-7 libidn2-0 liblmdb0 \
-        libopendkim11 libpcre2-8-0 libseccomp2 libssl3 libyaml-0-2 \
+        libmaxminddb0 libopendkim11 libpcre2-8-0 libseccomp2 libssl3 libyaml-0-2 \
     && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && groupadd --system --gid 8025 relayd \
     && useradd --system --uid 8025 --gid relayd --home-dir /var/lib/relayd --no-create-home \

@@ -3,7 +3,7 @@
 
 #include "policy/route.h"
 
-/* Does the rule have at least one matcher? (Of this version or a later one.) */
+/* Does the rule have at least one matcher? */
 static bool
 has_matcher(const struct config_node *rule)
 {
@@ -59,6 +59,14 @@ check_fallback(struct builder *b, const struct rule *rule, const struct config_n
 }
 
 static void
+check_country(struct builder *b, const struct config_node *node, const char *path)
+{
+    const struct config_node *countries = config_node_get(node, "mx_country");
+    if (countries != NULL && b->config->geoip_database[0] == '\0')
+        CONFIG_FAULT(b, countries->mark, path, "mx_country needs geoip.database");
+}
+
+static void
 check_rule(struct builder *b, const struct rule *rule, const struct config_node *node,
            const char *path, const struct rule *default_rule)
 {
@@ -66,13 +74,14 @@ check_rule(struct builder *b, const struct rule *rule, const struct config_node 
         return; /* reported by the walk */
     check_action(b, rule, node, path);
     check_fallback(b, rule, node, path);
+    check_country(b, node, path);
     if (rule->is_default && has_matcher(node))
         CONFIG_FAULT(b, rule->mark, path,
                      "the default rule matches everything and takes no matcher");
     else if (!rule->is_default && !has_matcher(node))
         CONFIG_FAULT(b, rule->mark, path,
                      "matches nothing in particular, expected domains, domains_file, recipients, "
-                     "senders, or default: true");
+                     "senders, mx, mx_country, or default: true");
     if (rule->is_default && default_rule != NULL && default_rule != rule)
         CONFIG_FAULT(b, rule->mark, path, "a second default rule, the first is at %s:%u",
                      default_rule->mark.file, default_rule->mark.line);
@@ -86,7 +95,10 @@ check_rule(struct builder *b, const struct rule *rule, const struct config_node 
 static void
 check_local_domain(struct builder *b, const char *domain, const struct config_node *list)
 {
-    struct route_query query = {.rcpt_local = SPAN("postmaster"), .domain = span_str(domain)};
+    /* Our own mail is not to depend on what DNS says of us. */
+    static const struct route_facts none = {.mx = ROUTE_FACT_NONE, .country = ROUTE_FACT_NONE};
+    struct route_query query = {
+        .rcpt_local = SPAN("postmaster"), .domain = span_str(domain), .facts = &none};
     struct route_decision decision;
     route_decide(b->config, &query, &decision);
     if (decision.rule != NULL && !decision.rule->is_default)

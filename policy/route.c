@@ -1,22 +1,19 @@
 /*
- * Three look-ups in the index give the sets of rules whose matchers hold; their intersection, read
- * from the lowest rule up, is the map read top down. Called by accept at RCPT, by schedule at every
- * attempt, by explain and by `check --diff`.
+ * Look-ups in the index give the sets of rules whose matchers hold; their intersection, read from
+ * the lowest rule up, is the map read top down. Facts that are not known split it in two:
+ *
+ *    sure    every matcher holds
+ *    maybe   no matcher fails, but one asks for an unknown fact
+ *
+ * The map is decided when no rule of `maybe` stands above the first decider of `sure`, and none has
+ * a fence that would add to those of `sure`. Called by accept at RCPT, by schedule at every
+ * attempt, by explain (route_explain.c) and by `check --diff`.
  */
-#include "policy/route.h"
+#include "policy/route_internal.h"
 
 #include <assert.h>
-#include <stdio.h>
-
-#include "policy/route_index.h"
 
 #define LOCAL_MAX 512 /* longer local parts match no exact pattern (RFC 5321 allows 64) */
-
-/* The rules that hold by each matcher, and by all of them. */
-struct hits {
-    struct rule_set by[ROUTE_MATCH__COUNT];
-    struct rule_set all;
-};
 
 /* Without quotes and backslashes, so that "vip"@ and vip@ are one (RFC 5321 section 4.1.2). */
 static struct span
@@ -41,8 +38,34 @@ local_part(struct span address)
     return at == NULL ? address : span_first(address, (size_t)(at - address.p));
 }
 
+/* What facts say of the rules, on top of `sure`, which so far holds what the other matchers say. */
 static void
-find_hits(const struct config *config, const struct route_query *query, struct hits *hits)
+add_facts(const struct route_index *index, const struct route_facts *facts, struct hits *hits)
+{
+    static const struct route_facts nothing = {.mx = ROUTE_FACT_UNKNOWN};
+    if (facts == NULL)
+        facts = &nothing;
+    bool mx = facts->mx != ROUTE_FACT_UNKNOWN, country = facts->country != ROUTE_FACT_UNKNOWN;
+    hits->unknown = (mx ? 0 : ROUTE_NEEDS_MX) | (country ? 0 : ROUTE_NEEDS_COUNTRY);
+    route_index_mx(index, facts->hosts, facts->mx == ROUTE_FACT_KNOWN ? facts->n_hosts : 0,
+                   &hits->by[ROUTE_MATCH_MX]);
+    route_index_country(index, facts->country == ROUTE_FACT_KNOWN ? facts->country_code : "",
+                        &hits->by[ROUTE_MATCH_COUNTRY]);
+    for (size_t w = 0; w < route_index_words(index); w++) {
+        uint64_t by_mx =
+            hits->by[ROUTE_MATCH_MX].words[w] | route_index_none(index, ROUTE_MATCH_MX)->words[w];
+        uint64_t by_country = hits->by[ROUTE_MATCH_COUNTRY].words[w] |
+                              route_index_none(index, ROUTE_MATCH_COUNTRY)->words[w];
+        uint64_t open = hits->sure.words[w];
+        open &= mx ? by_mx : ~(uint64_t)0;
+        open &= country ? by_country : ~(uint64_t)0;
+        hits->sure.words[w] &= by_mx & by_country;
+        hits->maybe.words[w] = open & ~hits->sure.words[w];
+    }
+}
+
+void
+route_hits_find(const struct config *config, const struct route_query *query, struct hits *hits)
 {
     const struct route_index *index = config->index;
     char buf[LOCAL_MAX];
@@ -52,18 +75,29 @@ find_hits(const struct config *config, const struct route_query *query, struct h
                         false, &hits->by[ROUTE_MATCH_RCPT]);
     route_index_address(index, ROUTE_MATCH_SENDER, unquote(local_part(query->sender), buf),
                         query->sender_domain, query->sender.n == 0, &hits->by[ROUTE_MATCH_SENDER]);
+    hits->unknown = 0;
     for (size_t w = 0; w < route_index_words(index); w++) {
-        hits->all.words[w] = ~(uint64_t)0;
-        for (unsigned m = 0; m < ROUTE_MATCH__COUNT; m++)
-            hits->all.words[w] &= hits->by[m].words[w] | route_index_none(index, m)->words[w];
+        hits->sure.words[w] = ~(uint64_t)0;
+        hits->maybe.words[w] = 0;
+        for (unsigned m = 0; m < ROUTE_MATCH_MX; m++)
+            hits->sure.words[w] &= hits->by[m].words[w] | route_index_none(index, m)->words[w];
     }
+    if (route_index_asks(index, ROUTE_MATCH_MX) || route_index_asks(index, ROUTE_MATCH_COUNTRY))
+        add_facts(index, query->facts, hits);
 }
 
-/* A pure fence decides nothing. */
-static bool
-decides(const struct rule *rule)
+bool
+route_decides(const struct rule *rule)
 {
     return rule->action != RULE_FENCE;
+}
+
+unsigned
+route_rule_needs(const struct rule *rule, const struct hits *hits)
+{
+    unsigned asks =
+        (rule->n_mx > 0 ? ROUTE_NEEDS_MX : 0) | (rule->n_mx_country > 0 ? ROUTE_NEEDS_COUNTRY : 0);
+    return asks & hits->unknown;
 }
 
 static void
@@ -120,19 +154,82 @@ apply(struct route_decision *d)
     }
 }
 
-static void
-decide(const struct config *config, const struct hits *hits, struct route_decision *ret)
+/* The first rule of the set from number `from` on; NULL: none. */
+static const struct rule *
+next_rule(const struct config *config, const struct rule_set *set, size_t from)
 {
+    for (size_t w = from / 64; w < route_index_words(config->index); w++) {
+        uint64_t bits = set->words[w];
+        if (w == from / 64)
+            bits &= ~(uint64_t)0 << from % 64;
+        if (bits != 0)
+            return &config->rules[w * 64 + (unsigned)__builtin_ctzll(bits)];
+    }
+    return NULL;
+}
+
+/* Would this winner (NULL: none) refuse the recipient, were all these fences up? */
+static bool
+may_refuse(const struct rule *rule, route_mask fences)
+{
+    if (rule == NULL || rule->action == RULE_REJECT)
+        return true;
+    if (rule->action != RULE_ROUTE)
+        return false;
+    route_mask routes = (route_mask)1 << rule->route;
+    for (size_t i = 0; i < rule->n_fallback; i++)
+        routes |= (route_mask)1 << rule->fallback[i];
+    return (routes & ~fences) == 0;
+}
+
+/*
+ * The rules that may hold, with what surely holds decided already: ret->rule is the winner if none
+ * of them does. Those above it may win; the fences of all count as long as some route may be taken.
+ */
+static void
+weigh_unknown(const struct config *config, const struct hits *hits, struct route_decision *ret)
+{
+    size_t end = ret->rule == NULL ? config->n_rules : ret->rule->no;
+    bool routes = ret->rule != NULL && ret->rule->action == RULE_ROUTE;
+    route_mask fences = ret->never_via;
+    const struct rule *rule = NULL;
+
+    for (size_t i = 0; (rule = next_rule(config, &hits->maybe, i)) != NULL; i = rule->no + 1) {
+        fences |= rule->never_via;
+        routes |= rule->no < end && rule->action == RULE_ROUTE;
+    }
+    for (size_t i = 0; (rule = next_rule(config, &hits->maybe, i)) != NULL; i = rule->no + 1) {
+        bool wins = rule->no < end && route_decides(rule);
+        if (wins || (routes && (rule->never_via & ~ret->never_via) != 0))
+            ret->needs |= route_rule_needs(rule, hits);
+        ret->may_refuse |= wins && may_refuse(rule, fences);
+    }
+    ret->may_refuse |= may_refuse(ret->rule, fences);
+}
+
+void
+route_hits_decide(const struct config *config, const struct hits *hits, struct route_decision *ret)
+{
+    bool open = false;
     *ret = (struct route_decision){.action = ROUTE_NONE};
     for (size_t w = 0; w < route_index_words(config->index); w++) {
-        for (uint64_t bits = hits->all.words[w]; bits != 0; bits &= bits - 1) {
+        open |= hits->maybe.words[w] != 0;
+        for (uint64_t bits = hits->sure.words[w]; bits != 0; bits &= bits - 1) {
             const struct rule *rule = &config->rules[w * 64 + (unsigned)__builtin_ctzll(bits)];
             if (rule->never_via != 0)
                 add_fence(ret, rule);
-            if (ret->rule == NULL && decides(rule))
+            if (ret->rule == NULL && route_decides(rule))
                 ret->rule = rule;
         }
     }
+    if (open)
+        weigh_unknown(config, hits, ret);
+    if (ret->needs != 0) {
+        ret->action = ROUTE_FACTS;
+        ret->rule = NULL;
+        return;
+    }
+    ret->may_refuse = false;
     apply(ret);
 }
 
@@ -141,8 +238,8 @@ route_decide(const struct config *config, const struct route_query *query,
              struct route_decision *ret)
 {
     struct hits hits;
-    find_hits(config, query, &hits);
-    decide(config, &hits, ret);
+    route_hits_find(config, query, &hits);
+    route_hits_decide(config, &hits, ret);
 }
 
 bool
@@ -213,99 +310,4 @@ route_tls(const struct config *config, const struct route_decision *decision, un
     const struct hop *hop = config->routes[route].hop;
     enum config_tls level = hop == NULL ? config->direct.tls : hop->tls;
     return decision->tls_given && decision->tls > level ? decision->tls : level;
-}
-
-static bool
-has_bit(const struct rule_set *set, unsigned rule)
-{
-    return (set->words[rule / 64] >> rule % 64 & 1) != 0;
-}
-
-/* Which entry of `domains` holds, or that it came from the file. */
-static void
-explain_domain(const struct rule *rule, struct span domain, struct strbuf *why)
-{
-    const struct domain_pattern *p = domain_patterns_find(rule->domains, rule->n_domains, domain);
-    if (p != NULL)
-        strbuf_printf(why, "domain %.*s is in domains (%s%s)", SPAN_ARG(domain),
-                      p->subdomains ? "*." : "", p->name);
-    else
-        strbuf_printf(why, "domain %.*s is in %s", SPAN_ARG(domain), rule->domains_file);
-}
-
-/* The matchers that the rule has, one after the other, up to the first that does not hold. */
-static void
-explain_matchers(const struct config *config, const struct route_query *query,
-                 const struct hits *hits, const struct rule *rule, struct strbuf *why)
-{
-    static const char *const subjects[] = {"domain", "recipient", "sender"};
-    static const char *const lists[] = {"domains", "recipients", "senders"};
-    for (unsigned m = 0; m < ROUTE_MATCH__COUNT; m++) {
-        if (has_bit(route_index_none(config->index, m), rule->no))
-            continue;
-        if (why->n > 0)
-            strbuf_add_str(why, ", ");
-        bool holds = has_bit(&hits->by[m], rule->no);
-        if (m == ROUTE_MATCH_DOMAIN && holds)
-            explain_domain(rule, query->domain, why);
-        else
-            strbuf_printf(why, "%s is %sin %s", subjects[m], holds ? "" : "not ",
-                          m == ROUTE_MATCH_DOMAIN && rule->n_domains == 0 ? rule->domains_file
-                                                                          : lists[m]);
-        if (!holds)
-            return;
-    }
-    if (why->n == 0)
-        strbuf_add_str(why, rule->is_default ? "the default rule" : "no matcher");
-}
-
-static void
-make_step(const struct config *config, const struct route_query *query, const struct hits *hits,
-          const struct route_decision *decision, const struct rule *rule, struct route_step *step)
-{
-    struct strbuf why = STRBUF_INIT;
-    explain_matchers(config, query, hits, rule, &why);
-    step->rule = rule;
-    if (!has_bit(&hits->all, rule->no)) {
-        step->verdict = ROUTE_RULE_MISSED;
-    } else if (rule == decision->rule) {
-        step->verdict = ROUTE_RULE_WON;
-    } else if (!decides(rule)) {
-        step->verdict = ROUTE_RULE_FENCED;
-    } else {
-        step->verdict = ROUTE_RULE_SHADOWED;
-        strbuf_printf(&why, "; the rule at line %u decided", decision->rule->mark.line);
-    }
-    snprintf(step->why, sizeof(step->why), "%s", why.p);
-    strbuf_release(&why);
-}
-
-void
-route_explain(const struct config *config, const struct route_query *query,
-              struct route_decision *ret, void (*step)(void *arg, const struct route_step *),
-              void *arg)
-{
-    struct hits hits;
-    find_hits(config, query, &hits);
-    decide(config, &hits, ret);
-    for (size_t i = 0; i < config->n_rules; i++) {
-        struct route_step made;
-        make_step(config, query, &hits, ret, &config->rules[i], &made);
-        step(arg, &made);
-    }
-}
-
-const char *
-route_verdict_name(enum route_verdict verdict)
-{
-    static const char *const names[] = {"missed", "won", "fence", "shadowed", "unknown"};
-    return (size_t)verdict < N_ELEMENTS(names) ? names[verdict] : "unknown";
-}
-
-const char *
-route_action_name(enum route_action action)
-{
-    static const char *const names[] = {"deliver", "reject", "discard", "hold",
-                                        "none",    "fenced", "facts"};
-    return (size_t)action < N_ELEMENTS(names) ? names[action] : "unknown";
 }

@@ -107,7 +107,7 @@ enum route_verdict {
     ROUTE_RULE_WON,      /* it decides */
     ROUTE_RULE_FENCED,   /* it matches and only fences */
     ROUTE_RULE_SHADOWED, /* it matches, but one above had decided (its fences hold) */
-    ROUTE_RULE_UNKNOWN,  /* a fact that it asks for is not known */
+    ROUTE_RULE_UNKNOWN,  /* a fact that it asks for, or a rule above it does, is not known */
 };
 
 struct route_step {

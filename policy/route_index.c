@@ -1,7 +1,7 @@
 /*
  * Keys are (kind, text): a domain exactly, a domain's subdomains, an address, an address with any
- * local part; the last two once for recipients and once for senders. Each leads to a chain of rule
- * numbers, ascending.
+ * local part; the last two once for recipients and once for senders; an MX host, the hosts below a
+ * name, a country. Each leads to a chain of rule numbers, ascending.
  *
  *   slots: hash tag, entry     open addressing, at most 2/3 full, sized once
  *   entry: text, rule, next    12 bytes a key; the texts lie end to end in one pool
@@ -31,6 +31,9 @@ enum key_kind {
     KEY_SENDER_ANY_BELOW,
     KEY_RCPT_BELOW, /* local@*.domain */
     KEY_SENDER_BELOW,
+    KEY_MX,
+    KEY_MX_BELOW,
+    KEY_COUNTRY,
     KEY__COUNT,
 };
 
@@ -72,7 +75,7 @@ struct draft {
 static uint64_t
 hash_key(enum key_kind kind, struct span text)
 {
-    /* Keys come from the administrator, so a fixed seed will do; the kind makes ten tables of one.
+    /* Keys come from the administrator, so a fixed seed will do; the kind makes many tables of one.
      */
     return map_hash((struct map_seed){kind, 0x72656c617964u}, text);
 }
@@ -215,6 +218,11 @@ add_rule(struct draft *d, struct rule *rule, const struct config_node *node)
         add_address(d, rule, &rule->recipients[i], false);
     for (size_t i = 0; i < rule->n_senders; i++)
         add_address(d, rule, &rule->senders[i], true);
+    for (size_t i = 0; i < rule->n_mx; i++)
+        draft_add(d, rule->mx[i].subdomains ? KEY_MX_BELOW : KEY_MX, rule,
+                  span_str(rule->mx[i].name));
+    for (size_t i = 0; i < rule->n_mx_country; i++)
+        draft_add(d, KEY_COUNTRY, rule, span_str(rule->mx_country[i]));
     if (rule->domains_file[0] != '\0' && (d->b->flags & CONFIG_LOAD_OUTLINE) == 0)
         add_file(d, rule, node);
 }
@@ -297,6 +305,10 @@ mark_missing_matchers(struct route_index *index, const struct config *config)
             set_bit(&index->none[ROUTE_MATCH_RCPT], i);
         if (rule->n_senders == 0)
             set_bit(&index->none[ROUTE_MATCH_SENDER], i);
+        if (rule->n_mx == 0)
+            set_bit(&index->none[ROUTE_MATCH_MX], i);
+        if (rule->n_mx_country == 0)
+            set_bit(&index->none[ROUTE_MATCH_COUNTRY], i);
     }
 }
 
@@ -389,5 +401,34 @@ route_index_address(const struct route_index *index, enum route_matcher matcher,
     for (struct span parent = domain_parent(domain); parent.n > 0; parent = domain_parent(parent)) {
         key = address_key(buf, local, parent);
         look_up(index, below, key, ret);
+    }
+}
+
+void
+route_index_mx(const struct route_index *index, const char *const *hosts, size_t n_hosts,
+               struct rule_set *ret)
+{
+    clear(index, ret);
+    for (size_t i = 0; i < n_hosts; i++)
+        look_up_domain(index, KEY_MX, KEY_MX_BELOW, span_str(hosts[i]), ret);
+}
+
+void
+route_index_country(const struct route_index *index, const char *code, struct rule_set *ret)
+{
+    clear(index, ret);
+    look_up(index, KEY_COUNTRY, span_str(code), ret);
+}
+
+bool
+route_index_asks(const struct route_index *index, enum route_matcher matcher)
+{
+    switch (matcher) {
+    case ROUTE_MATCH_MX:
+        return index->has[KEY_MX] || index->has[KEY_MX_BELOW];
+    case ROUTE_MATCH_COUNTRY:
+        return index->has[KEY_COUNTRY];
+    default:
+        return true;
     }
 }

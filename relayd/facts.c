@@ -3,6 +3,7 @@
  * which addresses are ours.
  *
  *   facts_site_*    MX of the domain -> key of the set of hosts          (schedule, per recipient)
+ *   facts_domain_*  facts_domain.c
  *   facts_direct_*, facts_hop_*: facts_endpoints.c
  *
  * Called by relayd/schedule through wire.c and by `explain`.
@@ -28,6 +29,12 @@ void
 facts_free(struct facts *facts)
 {
     free(facts);
+}
+
+void
+facts_set_log(struct facts *facts, struct log *log)
+{
+    facts->log = log;
 }
 
 void
@@ -184,6 +191,18 @@ facts_site_cached(struct facts *facts, const char *domain, struct facts_site *re
     return true;
 }
 
+bool
+facts_literal(const char *domain, struct ip *ret)
+{
+    struct span s = span_str(domain);
+    if (s.n < 2 || s.p[0] != '[' || s.p[s.n - 1] != ']')
+        return false;
+    s = span_of(s.p + 1, s.n - 2);
+    if (span_istarts(s, SPAN("IPv6:")))
+        s = span_from(s, 5);
+    return ip_parse(s, ret);
+}
+
 struct facts_query *
 facts_query_new(struct facts *facts, const char *domain, void *arg)
 {
@@ -199,6 +218,7 @@ facts_query_free(struct facts_query *q)
 {
     for (size_t i = 0; i < q->n_hosts; i++)
         free(q->hosts[i].name);
+    facts_domain_free(q->lookup);
     free(q->domain);
     free(q->hop);
     free(q);

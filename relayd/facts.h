@@ -25,6 +25,7 @@ struct config;
 struct dns;
 struct geoip;
 struct hop;
+struct log;
 
 #define FACTS_HOSTS_MAX 20    /* MX hosts looked up for one attempt, the best ones */
 #define FACTS_TRY_HOSTS 5     /* of them tried in one attempt */
@@ -40,6 +41,9 @@ struct facts_query; /* a look-up under way */
 
 struct facts *facts_new(struct dns *dns);
 void facts_free(struct facts *facts); /* no look-up is under way any more */
+
+/* Tell there what was odd about the facts of a domain. Without: nothing is told. */
+void facts_set_log(struct facts *facts, struct log *log);
 
 /*
  * Learn our own addresses for the loop check: the interfaces of this machine and the listeners of

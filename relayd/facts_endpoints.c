@@ -275,18 +275,6 @@ on_direct_mx(void *arg, const struct dns_answer *mx)
     ask_addresses(q);
 }
 
-static bool
-literal_parse(const char *domain, struct ip *ret)
-{
-    struct span s = span_str(domain);
-    if (s.n < 2 || s.p[0] != '[' || s.p[s.n - 1] != ']')
-        return false;
-    s = span_of(s.p + 1, s.n - 2);
-    if (span_istarts(s, SPAN("IPv6:")))
-        s = span_from(s, 5);
-    return ip_parse(s, ret);
-}
-
 /* Address literals need no DNS, but answer like everything else: not before the start returns. */
 static void
 on_literal(void *arg, const struct dns_answer *unused)
@@ -298,7 +286,7 @@ on_literal(void *arg, const struct dns_answer *unused)
     q->mx = NULL;
     struct facts_endpoint endpoint = {.port = q->facts->config->direct.port, .host = q->domain};
     struct facts_endpoints e = {.n = 1, .list = &endpoint, .ok = true, .key = q->domain};
-    if (!literal_parse(q->domain, &ip)) {
+    if (!facts_literal(q->domain, &ip)) {
         outcome_set(&e.outcome, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.1.3",
                     "%s is not an IP address", q->domain);
         e.ok = false;

@@ -12,6 +12,7 @@
 struct facts {
     struct dns *dns;
     const struct config *config;
+    struct log *log;                        /* NULL: none */
     struct ip own[FACTS_OWN_ADDRESSES_MAX]; /* of this machine's interfaces */
     size_t n_own;
 };
@@ -33,6 +34,10 @@ struct hop_port {
     bool implicit_tls;
 };
 
+/* A look-up of what rules see, question by question: facts_domain.c. */
+struct domain_lookup;
+void facts_domain_free(struct domain_lookup *lookup); /* NULL is fine */
+
 struct facts_query {
     struct facts *facts;
     char *domain;
@@ -42,7 +47,8 @@ struct facts_query {
     char *hop; /* its name; NULL: direct */
     struct hop_port ports[CONFIG_PORTS_MAX];
     size_t n_ports;
-    struct dns_query *mx;
+    struct dns_query *mx; /* or whatever one question is under way */
+    struct domain_lookup *lookup;
     struct host_lookup hosts[FACTS_HOSTS_MAX];
     size_t n_hosts, n_open;
     char key[FACTS_SITE_KEY_MAX];
@@ -51,6 +57,9 @@ struct facts_query {
 /* A query about `domain` (copied), not asked yet. */
 struct facts_query *facts_query_new(struct facts *facts, const char *domain, void *arg);
 void facts_query_free(struct facts_query *q);
+
+/* The address in an address literal with its brackets. */
+bool facts_literal(const char *domain, struct ip *ret);
 
 /* What an MX answer says of the site; false in ret->ok with an outcome when it serves none. */
 void

@@ -10,6 +10,7 @@
 
 #include "policy/base/mem.h"
 #include "policy/config_node.h"
+#include "policy/geoip.h"
 #include "policy/users.h"
 #include "relayd/accept/accept.h"
 #include "relayd/net/tls.h"
@@ -153,6 +154,17 @@ check_accept(const struct config *config, struct config_problems *problems)
 }
 
 static void
+build_geoip(struct settings *settings, struct config_problems *problems)
+{
+    const struct config *config = settings->config;
+    const char *path = config->geoip_database;
+    struct err err;
+    if (path[0] != '\0' && geoip_open(path, &settings->geoip, &err) != ERR_OK)
+        config_problem_add(problems, CONFIG_ERROR, place(config, "geoip", "database"),
+                           "geoip.database", "%s: %s", path, err.text);
+}
+
+static void
 build_retry(struct settings *settings)
 {
     const struct config_queue *queue = &settings->config->queue;
@@ -183,6 +195,7 @@ settings_load(const char *path, struct settings **ret, struct config_problems *p
     build_keyring(settings, problems);
     build_rules(settings, problems);
     build_tls(settings, problems);
+    build_geoip(settings, problems);
     build_retry(settings);
     check_accept(config, problems);
     if (problems->n_errors == n_before &&
@@ -211,6 +224,7 @@ settings_free(struct settings *settings)
         accept_setup_free(settings->accept);
     dkim_keyring_free(settings->keyring);
     classify_rules_free(settings->rules);
+    geoip_close(settings->geoip);
     config_free(settings->config);
     free(settings);
 }
