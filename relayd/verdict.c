@@ -4,6 +4,7 @@
  */
 #include "policy/route.h"
 #include "relayd/daemon.h"
+#include "relayd/verdict_srs.h"
 
 static bool
 literal_refused(const struct daemon *d, const struct ip *ip)
@@ -18,7 +19,10 @@ void
 verdict_rcpt(void *daemon, struct accept_rcpt_request *req)
 {
     struct daemon *d = daemon;
-    const struct accept_rcpt *rcpt = req->rcpt;
+    struct verdict_srs decoded;
+    const struct accept_rcpt *rcpt = verdict_srs(d, req, &decoded);
+    if (rcpt == NULL)
+        return;
     const struct route_query query = {
         .sender = req->mail->sender,
         .sender_domain = req->mail->sender_domain,
@@ -27,10 +31,6 @@ verdict_rcpt(void *daemon, struct accept_rcpt_request *req)
     };
     struct route_decision decision;
 
-    if (req->stranger) {
-        accept_rcpt_refuse(req, SPAN("554 5.7.1 relaying denied"));
-        return;
-    }
     if (rcpt->literal.family != 0 && literal_refused(d, &rcpt->literal)) {
         accept_rcpt_refuse(req, SPAN("550 5.1.2 mail is not delivered to this address"));
         return;
@@ -45,7 +45,7 @@ verdict_rcpt(void *daemon, struct accept_rcpt_request *req)
     case ROUTE_DELIVER:
     case ROUTE_DISCARD:
     case ROUTE_HOLD:
-        accept_rcpt_accept(req, SPAN_NONE);
+        accept_rcpt_accept(req, rcpt == req->rcpt ? SPAN_NONE : rcpt->address);
         break;
     }
 }
