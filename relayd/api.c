@@ -7,6 +7,7 @@
 
 #include "policy/base/mem.h"
 #include "relayd/api_internal.h"
+#include "relayd/learned.h"
 #include "relayd/ops/page.h"
 
 /* ---- helpers for all api files ---- */
@@ -232,7 +233,8 @@ status_json(struct api *api)
     struct trouble trouble = {.list = cJSON_AddArrayToObject(json, "sites")};
     schedule_sites(d->schedule, add_site, &trouble);
     add_suspended(d, json);
-    cJSON_AddNumberToObject(json, "learned", (double)schedule_pins(d->schedule, NULL, NULL));
+    size_t learned = learned_count(d->learned) + schedule_pins(d->schedule, NULL, NULL);
+    cJSON_AddNumberToObject(json, "learned", (double)learned);
     add_alerts(d, json);
     add_certificate(d, json);
     return json;

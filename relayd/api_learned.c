@@ -6,6 +6,7 @@
 
 #include "policy/base/mem.h"
 #include "relayd/api_internal.h"
+#include "relayd/learned.h"
 
 #define PIN_MAX_MS (365 * DAY)
 
@@ -22,8 +23,44 @@ add_pin(void *arg, const struct pin *pin)
     api_add_time(row, "since", pin->since_at);
     api_add_time(row, "until", pin->until_at);
     cJSON_AddTrueToObject(row, "pinned");
+    cJSON_AddStringToObject(row, "state", "pinned");
     cJSON_AddNumberToObject(row, "renewals", 0);
     cJSON_AddItemToArray(arg, row);
+}
+
+struct listing {
+    cJSON *rows;
+    msec_t now;
+};
+
+static void
+add_learned(void *arg, const struct learn_entry *e)
+{
+    const struct listing *listing = arg;
+    cJSON *row = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(row, "kind", learn_scope_name(e->scope));
+    api_add_span(row, "key", e->label);
+    if (e->to[0] != '\0')
+        cJSON_AddStringToObject(row, "route", e->to);
+    else
+        cJSON_AddNullToObject(row, "route");
+    api_add_span(row, "instead_of", e->route);
+    cJSON_AddStringToObject(row, "class", e->klass);
+    if (e->code != 0)
+        cJSON_AddNumberToObject(row, "code", e->code);
+    else
+        cJSON_AddNullToObject(row, "code");
+    api_add_enh(row, "enh", e->enh);
+    api_add_span(row, "text", span_str(e->text));
+    api_add_time(row, "since", e->since_at);
+    api_add_time(row, "until", e->until_at);
+    cJSON_AddNumberToObject(row, "ttl_ms", (double)e->ttl_ms);
+    cJSON_AddFalseToObject(row, "pinned");
+    cJSON_AddStringToObject(row, "state", learn_state_name(learn_state(e, listing->now)));
+    cJSON_AddNumberToObject(row, "good_probes", e->good);
+    cJSON_AddNumberToObject(row, "renewals", e->renewals);
+    cJSON_AddItemToArray(listing->rows, row);
 }
 
 static void
@@ -31,7 +68,10 @@ learned_get(struct control_call *call, void *arg)
 {
     struct api *api = arg;
     cJSON *json = cJSON_CreateObject();
-    schedule_pins(api->d->schedule, add_pin, cJSON_AddArrayToObject(json, "learned"));
+    struct listing listing = {.rows = cJSON_AddArrayToObject(json, "learned"),
+                              .now = clock_wall(loop_clock(api->d->loop))};
+    schedule_pins(api->d->schedule, add_pin, listing.rows);
+    learned_each(api->d->learned, add_learned, &listing);
     control_json(call, 200, json);
 }
 
@@ -70,8 +110,11 @@ pin_done(struct store_op *op)
         cJSON_AddStringToObject(json, "route", pc->route);
         api_add_time(json, "until", pc->until_at);
     } else {
-        cJSON_AddNumberToObject(json, "forgotten",
-                                schedule_unpin(d->schedule, span_str(pc->domain)));
+        /* What was learned is gone at once, its rows with the next operation of the store. */
+        size_t n = learned_forget(d->learned, span_str(pc->domain));
+        n += schedule_unpin(d->schedule, span_str(pc->domain));
+        log_uint(&line, "n", n);
+        cJSON_AddNumberToObject(json, "forgotten", (double)n);
     }
     log_cstr(&line, "who", pc->who);
     log_end(&line);
@@ -79,9 +122,19 @@ pin_done(struct store_op *op)
     free(pc);
 }
 
+/* A domain in its canonical form; to be forgotten, an address literal too. */
+static bool
+take_domain(const char *text, bool pin, char ret[static DOMAIN_BUF], struct err *err)
+{
+    if (pin || text[0] != '[' || strlen(text) >= DOMAIN_BUF)
+        return domain_normalise(span_str(text), ret, err) == ERR_OK;
+    memcpy(ret, text, strlen(text) + 1);
+    return true;
+}
+
 /* What both calls ask; NULL: answered. */
 static struct pin_call *
-pin_call_new(struct control_call *call, struct api *api)
+pin_call_new(struct control_call *call, struct api *api, bool pin)
 {
     const char *domain = control_body_str(call, API_F_DOMAIN);
     struct pin_call *pc = xcalloc(1, sizeof(*pc));
@@ -89,7 +142,8 @@ pin_call_new(struct control_call *call, struct api *api)
 
     pc->api = api;
     pc->call = call;
-    if (domain == NULL || domain_normalise(span_str(domain), pc->domain, &err) != ERR_OK) {
+    pc->pin = pin;
+    if (domain == NULL || !take_domain(domain, pin, pc->domain, &err)) {
         control_error(call, ERR_INVAL, "domain: %s",
                       domain == NULL ? "expected a domain name" : err.text);
         free(pc);
@@ -109,7 +163,7 @@ static void
 forget_post(struct control_call *call, void *arg)
 {
     struct api *api = arg;
-    struct pin_call *pc = pin_call_new(call, api);
+    struct pin_call *pc = pin_call_new(call, api, false);
     if (pc == NULL)
         return;
     pc->fact.remove = true;
@@ -133,10 +187,9 @@ pin_post(struct control_call *call, void *arg)
         control_error(call, ERR_INVAL, "for_ms: expected 1 ms to 365d");
         return;
     }
-    struct pin_call *pc = pin_call_new(call, api);
+    struct pin_call *pc = pin_call_new(call, api, true);
     if (pc == NULL)
         return;
-    pc->pin = true;
     snprintf(pc->route, sizeof(pc->route), "%s", route);
     pc->since_at = clock_wall(loop_clock(api->d->loop));
     pc->until_at = pc->since_at + (msec_t)for_ms;

@@ -14,7 +14,7 @@ struct daemon_gauges {
     struct metric *in_hand, *sites, *sites_down, *outbound, *signatures;
     struct metric *commits, *commit_ops, *commit_bytes, *sync_seconds, *apply_seconds, *stale;
     struct metric *dns_questions, *dns_hits, *dns_timeouts, *log_dropped, *alerts;
-    struct metric *certificate, *learned;
+    struct metric *certificate, *pinned;
     struct metric_family *site_state;
 };
 
@@ -95,7 +95,7 @@ collect(void *arg)
     collect_store(d, g);
     collect_accept(d, g);
     schedule_numbers(d->schedule, &s);
-    metric_set(g->learned, (double)schedule_pins(d->schedule, NULL, NULL));
+    metric_set(g->pinned, (double)schedule_pins(d->schedule, NULL, NULL));
     metric_set(g->in_hand, (double)s.in_hand);
     metric_set(g->sites, (double)s.sites);
     metric_set(g->sites_down, (double)s.sites_down);
@@ -160,8 +160,8 @@ gauges_new(struct daemon *d)
     g->site_state = metrics_family(d->metrics, METRIC_GAUGE, "relayd_site_in_trouble",
                                    "1 for each destination that is down, probing or suspended.",
                                    "site", "route", "state", NULL);
-    g->learned = gauge(d, "relayd_learned_routes",
-                       "Domains that go by another route than the map's: learned or pinned.");
+    g->pinned = gauge(d, "relayd_pinned_domains",
+                      "Domains that the administrator sends by a route of his choice.");
     g->outbound = gauge(d, "relayd_outbound_connections", "Connections to destinations.");
     g->dns_questions = counter(d, "relayd_dns_questions_total", "Questions asked of the resolver.");
     g->dns_hits = counter(d, "relayd_dns_cache_hits_total", "Questions answered from the cache.");

@@ -140,6 +140,8 @@ put_pending(struct learned *l, const struct learn_entry *e, bool remove)
     char key[LEARN_ROW_KEY_MAX];
     size_t n = learn_row_key(e, key);
 
+    if (l->stopping)
+        return; /* the store takes no more */
     if (!remove)
         learn_row_value(e, &value);
     struct pending *row = xcalloc(1, sizeof(*row) + n + value.n);

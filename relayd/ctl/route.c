@@ -106,14 +106,30 @@ routes_run(struct ctl *ctl)
     return ask(ctl, "GET", API_ROUTES, NULL, print_routes);
 }
 
+/* "550 5.7.1 words", as far as they are known. */
+static void
+print_reply(const cJSON *row, struct strbuf *out)
+{
+    double code = api_num(row, "code", 0);
+    const char *enh = api_str(row, "enh", "");
+
+    strbuf_reset(out);
+    if (code > 0)
+        strbuf_printf(out, "%.0f ", code);
+    if (enh[0] != '\0')
+        strbuf_printf(out, "%s ", enh);
+    strbuf_add_str(out, api_str(row, "text", ""));
+}
+
 static void
 print_learned(const struct ctl *ctl, const cJSON *json)
 {
-    static const char *const titles[] = {"kind",  "key",   "route",  "instead of", "class",
-                                         "since", "until", "pinned", "reply"};
+    static const char *const titles[] = {"kind",  "key",   "route", "instead of", "class",
+                                         "since", "until", "state", "good",       "reply"};
     const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "learned"), *row;
+    CLEANUP(strbuf_release) struct strbuf reply = STRBUF_INIT;
     struct ctl_table table;
-    char buf[CTL_TIME_BYTES];
+    char buf[CTL_TIME_BYTES], good[16];
     if (cJSON_GetArraySize(rows) == 0) {
         printf("nothing learned, nothing pinned\n");
         return;
@@ -128,8 +144,11 @@ print_learned(const struct ctl *ctl, const cJSON *json)
         ctl_table_add(&table, api_str(row, "class", NULL));
         ctl_table_add(&table, ctl_when(api_str(row, "since", NULL), buf));
         ctl_table_add(&table, ctl_when(api_str(row, "until", NULL), buf));
-        ctl_table_add(&table, api_bool(row, "pinned") ? "yes" : "no");
-        ctl_table_add(&table, api_str(row, "text", NULL));
+        ctl_table_add(&table, api_str(row, "state", NULL));
+        snprintf(good, sizeof(good), "%.0f", api_num(row, "good_probes", 0));
+        ctl_table_add(&table, api_bool(row, "pinned") ? NULL : good);
+        print_reply(row, &reply);
+        ctl_table_add(&table, reply.p);
     }
     ctl_table_print(ctl, &table);
 }
@@ -153,11 +172,22 @@ domain_body(const struct ctl *ctl)
     return body;
 }
 
+/* The same, or an address literal. */
+static cJSON *
+name_body(const struct ctl *ctl)
+{
+    if (ctl->args[0][0] != '[')
+        return domain_body(ctl);
+    cJSON *body = cJSON_CreateObject();
+    cJSON_AddStringToObject(body, "domain", ctl->args[0]);
+    return body;
+}
+
 static int
 forget_run(struct ctl *ctl)
 {
     cJSON *answer;
-    int code = ctl_call(ctl, "POST", API_ROUTES_FORGET, domain_body(ctl), &answer);
+    int code = ctl_call(ctl, "POST", API_ROUTES_FORGET, name_body(ctl), &answer);
     if (code != 0)
         return code;
     double n = api_num(answer, "forgotten", 0);
@@ -261,8 +291,8 @@ const struct ctl_verb ctl_route_verbs[] = {
      explain_options, explain_run},
     {"routes", "", 0, 0, "the routes and how they are", NULL, NULL, routes_run},
     {"routes learned", "", 0, 0, "learned and pinned routes", NULL, NULL, learned_run},
-    {"routes forget", "DOMAIN", 1, 1, "forget what was learned or pinned for a domain", NULL, NULL,
-     forget_run},
+    {"routes forget", "DOMAIN", 1, 1, "forget what was learned or pinned for a domain",
+     "A site is named by its best MX host, as `routes learned` shows it.", NULL, forget_run},
     {"routes pin", "DOMAIN ROUTE", 2, 2, "send a domain by a route for some time", NULL,
      for_options, pin_run},
     {"suspend", "SITE|DOMAIN|ROUTE", 1, 1, "pause delivery", NULL, suspend_options, suspend_run},
