@@ -191,6 +191,7 @@ open_dns(struct daemon *d)
     if (dns_new(d->loop, &config, &d->dns, &err) != ERR_OK)
         return start_fail(EX_CONFIG, "resolver: %s", err.text);
     d->facts = facts_new(d->dns);
+    facts_set_log(d->facts, d->log);
     facts_set_config(d->facts, d->settings->config);
     return -1;
 }
