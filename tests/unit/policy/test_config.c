@@ -596,6 +596,52 @@ an_outline_reads_no_secret(void **state)
     strbuf_release(&out);
 }
 
+#define GEOIP "geoip: {database: /x.mmdb}\n"
+
+static void
+rules_by_mx_and_country_say_what_is_wrong(void **state)
+{
+    (void)state;
+    static const struct fault cases[] = {
+        {"transport_map: [{mx: ['*.a.*'], route: direct}, {default: true, route: direct}]\n",
+         "c.yaml:3:23: transport_map[0].mx: \"*.a.*\""},
+        {"transport_map: [{mx: [], route: direct}, {default: true, route: direct}]\n",
+         "c.yaml:3:22: transport_map[0].mx: a list of 0 stands here, from 1 to 10000 fit"},
+        {"transport_map: [{mx_country: [CN], route: direct}, {default: true, route: direct}]\n",
+         "c.yaml:3:30: transport_map[0]: mx_country needs geoip.database"},
+        {GEOIP "transport_map: [{mx_country: [usa], route: direct}]\n",
+         "c.yaml:4:31: transport_map[0].mx_country: \"usa\" is no country code, expected"},
+        {GEOIP "transport_map: [{mx_country: ['7x'], route: direct}]\n",
+         "c.yaml:4:31: transport_map[0].mx_country: \"7x\" is no country code, expected"},
+        {GEOIP "transport_map: [{mx_country: [CN, ZZ], route: direct}]\n",
+         "c.yaml:4:35: transport_map[0].mx_country: \"ZZ\" is no country code of ISO 3166-1,"},
+        {GEOIP "transport_map: [{mx_country: [uk], route: direct}]\n",
+         "c.yaml:4:31: transport_map[0].mx_country: \"uk\" is no country code of ISO 3166-1, which "
+         "has GB,"},
+        {GEOIP "transport_map: [{default: true, mx: [a.b], route: direct}]\n",
+         "c.yaml:4:17: transport_map[0]: the default rule matches everything and takes no matcher"},
+        {GEOIP "transport_map: [{route: direct}]\n",
+         "c.yaml:4:17: transport_map[0]: matches nothing in particular, expected domains, "
+         "domains_file, recipients, senders, mx, mx_country, or default: true"},
+    };
+    check_faults(NODE TRUST, cases, N_ELEMENTS(cases), true);
+    /* Norway is no falsehood, and the case of a code does not matter. */
+    struct config *c =
+        load_fine(NODE TRUST GEOIP
+                  "transport_map: [{mx: [MX.Example, '*.Example'], mx_country: [NO, us, xk], "
+                  "route: direct}, {default: true, route: direct}]\n");
+    const struct rule *rule = &c->rules[0];
+    assert_string_equal(c->geoip_database, "/x.mmdb");
+    assert_int_equal(rule->n_mx, 2);
+    assert_string_equal(rule->mx[0].name, "mx.example");
+    assert_true(rule->mx[1].subdomains);
+    assert_int_equal(rule->n_mx_country, 3);
+    assert_string_equal(rule->mx_country[0], "NO");
+    assert_string_equal(rule->mx_country[1], "US");
+    assert_string_equal(rule->mx_country[2], "XK");
+    config_free(c);
+}
+
 static void
 options_of_a_later_version_are_told_apart(void **state)
 {
@@ -603,15 +649,6 @@ options_of_a_later_version_are_told_apart(void **state)
     static const struct fault refused[] = {
         {NODE MAP "trusted_clients: [{host: a.example}]\n",
          "c.yaml:3:20: trusted_clients[0].host: not available in this version, remove it"},
-        {NODE TRUST
-         "transport_map: [{mx: ['*.a.b'], route: direct}, {default: true, route: direct}]\n",
-         "c.yaml:3:18: transport_map[0].mx: not available in this version, remove it"},
-        {NODE TRUST
-         "transport_map: [{mx_country: [us], route: direct}, {default: true, route: direct}]\n",
-         "c.yaml:3:18: transport_map[0].mx_country: not available in this version, remove it"},
-        {NODE TRUST
-         "transport_map: [{mx_country: [usa], route: direct}, {default: true, route: direct}]\n",
-         "c.yaml:3:31: transport_map[0].mx_country: \"usa\" is no country code"},
         {BASE "srs: {domain: a.b, secret_file: pass}\n",
          "c.yaml:4:1: srs: not available in this version, remove it"},
     };
@@ -620,7 +657,6 @@ options_of_a_later_version_are_told_apart(void **state)
         {NODE TRUST "transport_map: [{default: true, route: direct, learn: true}]\n",
          "c.yaml:3:48: transport_map[0].learn: warning: no effect yet in this version"},
         {BASE "learning: {ttl: 1h}\n", "c.yaml:4:1: learning: warning: no effect yet"},
-        {BASE "geoip: {database: /x.mmdb}\n", "c.yaml:4:1: geoip: warning: no effect yet"},
     };
     check_faults("", ignored, N_ELEMENTS(ignored), false);
     /* and what they say is kept */
@@ -752,6 +788,7 @@ main(int argc, char **argv)
         cmocka_unit_test(secrets_that_others_read_or_we_cannot_are_refused),
         cmocka_unit_test(a_secret_never_shows_in_a_report),
         cmocka_unit_test(an_outline_reads_no_secret),
+        cmocka_unit_test(rules_by_mx_and_country_say_what_is_wrong),
         cmocka_unit_test(options_of_a_later_version_are_told_apart),
         cmocka_unit_test(all_problems_come_at_once_from_top_to_bottom),
         cmocka_unit_test(the_most_specific_provider_wins_whatever_the_order),
