@@ -335,13 +335,16 @@ api_new(struct daemon *d)
     control_routes(d->control, api_job_routes, api_n_job_routes, api);
     control_routes(d->control, api_check_routes, api_n_check_routes, api);
     control_routes(d->control, api_learned_routes, api_n_learned_routes, api);
+    control_routes(d->control, api_explain_routes, api_n_explain_routes, api);
 }
 
 void
 api_stop(struct daemon *d)
 {
-    if (d->api != NULL)
-        timer_cancel(loop_clock(d->loop), &d->api->rate_timer);
+    if (d->api == NULL)
+        return;
+    timer_cancel(loop_clock(d->loop), &d->api->rate_timer);
+    explains_stop(d->api);
 }
 
 void

@@ -3,7 +3,7 @@
  * call answers: relayd/ops/README.md.
  *
  *   api.c status, health, reload    api_queue.c list, show, body    api_verbs.c retry, hold, ...
- *   api_route.c explain, routes, suspend    api_trace.c trace    api_jobs.c long jobs and verify
+ *   api_explain*.c explain    api_route.c routes, suspend    api_trace.c trace    api_jobs.c long jobs and verify
  *   api_check.c a new configuration against the queue    api_learned.c pinned routes
  */
 #pragma once
@@ -18,6 +18,7 @@
 enum api_rate { RATE_ACCEPTED, RATE_DELIVERED, RATE_DEFERRED, RATE_FAILED, RATE__COUNT };
 
 struct api_job;
+struct explain;
 
 struct api {
     struct daemon *d;
@@ -26,12 +27,14 @@ struct api {
     size_t rate_at, n_rates;
     struct api_job *jobs; /* newest first */
     uint64_t last_job;
+    struct explain *explains; /* that wait for DNS */
 };
 
 extern const struct control_route api_queue_routes[], api_verb_routes[], api_route_routes[],
-    api_trace_routes[], api_job_routes[], api_check_routes[], api_learned_routes[];
+    api_trace_routes[], api_job_routes[], api_check_routes[], api_learned_routes[],
+    api_explain_routes[];
 extern const size_t api_n_queue_routes, api_n_verb_routes, api_n_route_routes, api_n_trace_routes,
-    api_n_job_routes, api_n_check_routes, api_n_learned_routes;
+    api_n_job_routes, api_n_check_routes, api_n_learned_routes, api_n_explain_routes;
 
 /* Read {id} of the path; false: the call has been answered. */
 bool api_id(struct control_call *call, uint64_t *ret);
@@ -78,3 +81,4 @@ struct api_job {
 };
 struct api_job *api_job_new(struct api *api, const char *kind);
 void api_jobs_free(struct api *api);
+void explains_stop(struct api *api); /* they are not answered any more */

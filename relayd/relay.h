@@ -85,7 +85,7 @@ struct rcpt {
     uint64_t refused; /* of them: those that refused it, and were not just out of reach */
     struct rcpt_spf spf; /* as it was found for this attempt */
     bool probing;        /* it tries a route that was learned to refuse us */
-    uint8_t family;      /* 4 or 6: directly by this family only, the other one was refused; 0: any */
+    uint8_t family; /* 4 or 6: directly by this family only, the other one was refused; 0: any */
     struct outcome *refusal; /* what the other family was told; malloc'd, NULL: nothing */
     struct site *site;
     struct rcpt *ready_next, **ready_prev;

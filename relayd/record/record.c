@@ -247,7 +247,7 @@ struct judged {
     const struct outcome *outcome; /* that counts: the attempt's, or one that it did not better */
     struct verdict verdict;
     struct attempts attempts, before;
-    char *replaced;                    /* what the spans of `attempts` point to by now; malloc'd */
+    char *replaced; /* what the spans of `attempts` point to by now; malloc'd */
     msec_t now, expires_at;
     bool exceeded; /* another route could have it, but has been given its share */
 };

@@ -16,7 +16,7 @@
 #include "policy/base/mem.h"
 #include "relayd/learned.h"
 
-void
+static void
 plan_query(const struct rcpt *rcpt, struct route_query *ret)
 {
     const char *at = memrchr(rcpt->address.p, '@', rcpt->address.n);
@@ -145,7 +145,7 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
 
 /* ---- in which order ---- */
 
-void
+static void
 plan_ask(struct schedule *s, const struct rcpt *rcpt, struct ways_ask *ret)
 {
     const struct pin *pin = schedule_pinned(s, rcpt->domain);

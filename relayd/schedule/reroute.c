@@ -26,8 +26,7 @@ route_use(struct schedule *s, struct rcpt *rcpt, const struct route_decision *d,
             return SITE_USE_YES; /* nothing is known against it */
         if (!facts.ok)
             return SITE_USE_NO;
-        site =
-            site_get_family(s, config->routes[0].name, facts.key, facts.name, tls, rcpt->family);
+        site = site_get_family(s, config->routes[0].name, facts.key, facts.name, tls, rcpt->family);
     }
     return site_usable(site);
 }

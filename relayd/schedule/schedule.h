@@ -141,8 +141,7 @@ void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
 
 /* The recipient's route failed it: is there another one to take now? What `why` teaches is learned
  * if the rule says so. */
-enum rerouted
-schedule_reroute(struct schedule *s, struct rcpt *rcpt, const struct reroute *why);
+enum rerouted schedule_reroute(struct schedule *s, struct rcpt *rcpt, const struct reroute *why);
 /* The recipient's route took it: a good probe, if it was one. */
 void schedule_delivered(struct schedule *s, struct rcpt *rcpt);
 /* fallback_after of the rule that decides for this recipient; 0: never. */

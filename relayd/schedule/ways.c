@@ -1,5 +1,6 @@
 /*
- * Each route of the decision gets a rank; the lowest goes first, equal ones stay in the map's order.
+ * Each route of the decision gets a rank; the lowest goes first, equal ones stay in the map's
+ * order.
  */
 #include "relayd/schedule/ways.h"
 
@@ -43,9 +44,8 @@ static void
 advise(const struct ways_ask *ask, struct way *way)
 {
     const struct route *route = &ask->config->routes[way->route];
-    struct learn_way asked = {.domain = ask->query.domain,
-                              .route = span_str(route->name),
-                              .key = {ask->id, ask->no}};
+    struct learn_way asked = {
+        .domain = ask->query.domain, .route = span_str(route->name), .key = {ask->id, ask->no}};
 
     if (route->hop == NULL && ask->site != NULL && ask->site->ok) {
         asked.site = span_str(ask->site->key);

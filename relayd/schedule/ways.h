@@ -24,9 +24,9 @@ struct ways_ask {
     const struct config *config;
     struct learned *learned; /* NULL: nothing is learned */
     struct route_query query;
-    uint64_t id, no;               /* who asks, since one recipient at a time may probe; 0: nobody */
-    struct span wanted;            /* the administrator's route for this message, or empty */
-    struct span pinned;            /* ... for this domain */
+    uint64_t id, no;    /* who asks, since one recipient at a time may probe; 0: nobody */
+    struct span wanted; /* the administrator's route for this message, or empty */
+    struct span pinned; /* ... for this domain */
     const struct facts_site *site; /* NULL: not known, then only the domain's routes are learned */
     struct rcpt_spf spf;
 };
@@ -42,8 +42,8 @@ struct ways {
     struct route_decision decision; /* ROUTE_FACTS: `needs` must be looked up first */
     size_t n;                       /* none but for ROUTE_DELIVER */
     struct way list[CONFIG_ROUTES_MAX];
-    bool wanted, pinned;            /* the first one is what the administrator wants */
-    bool srs;                       /* the sender is rewritten: SPF is not in question */
+    bool wanted, pinned; /* the first one is what the administrator wants */
+    bool srs;            /* the sender is rewritten: SPF is not in question */
 };
 
 /* Decide. The result points into ask->config. */
@@ -54,6 +54,6 @@ void ways_find(const struct ways_ask *ask, struct ways *ret);
 #define WAYS_SPF_MAX (2 * CONFIG_ROUTES_MAX)
 size_t ways_spf_ips(const struct config *config, const struct ways *ways,
                     struct ip ips[static WAYS_SPF_MAX], unsigned routes[static WAYS_SPF_MAX]);
-/* Put the results by address together by route: a route fails when all its addresses do, since it is
- * not known which one will be used. */
+/* Put the results by address together by route: a route fails when all its addresses do, since it
+ * is not known which one will be used. */
 struct rcpt_spf ways_spf(const enum spf_result *results, const unsigned *routes, size_t n);
