@@ -314,10 +314,11 @@ const struct option config_schema[] = {
     OPTION("transport_map[].learn", OPT_BOOL, "false", NULL,
            "A refusal that another route could cure moves the destination there for a while.",
            IN(rule, learn), .availability = OPTION_IGNORED),
-    OPTION("transport_map[].spf_softfail", OPT_BOOL, "false", NULL,
-           "A route from which the sender's SPF record says softfail goes behind the others, as one "
-           "with fail does.",
-           IN(rule, spf_softfail)),
+    OPTION(
+        "transport_map[].spf_softfail", OPT_BOOL, "false", NULL,
+        "A route from which the sender's SPF record says softfail goes behind the others, as one "
+        "with fail does.",
+        IN(rule, spf_softfail)),
     OPTION("transport_map[].tls", OPT_WORD, NULL, "verify", "Stricter than the route's own level.",
            IN(rule, tls), TLS_WORDS),
     OPTION("transport_map[].never_via", OPT_FENCES, NULL, "[us]",

@@ -3,8 +3,8 @@
  * call answers: relayd/ops/README.md.
  *
  *   api.c status, health, reload    api_queue.c list, show, body    api_verbs.c retry, hold, ...
- *   api_explain*.c explain    api_route.c routes, suspend    api_trace.c trace    api_jobs.c long jobs and verify
- *   api_check.c a new configuration against the queue    api_learned.c pinned routes
+ *   api_explain*.c explain    api_route.c routes, suspend    api_trace.c trace    api_jobs.c long
+ * jobs and verify api_check.c a new configuration against the queue    api_learned.c pinned routes
  */
 #pragma once
 
