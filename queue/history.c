@@ -1,7 +1,7 @@
 /*
- * How: rows lie in the order of their finish times, so trimming takes from the front. A message is
- * found by walking: it cannot have finished before it arrived, so the walk starts a day (for
- * clocks that were set back) before the moment in its id.
+ * How: rows lie in the order of their finish times, so trimming takes from the front, and what is
+ * recent is read from the back. A message is found by walking: it cannot have finished before it
+ * arrived, so the walk starts a day (for clocks that were set back) before the moment in its id.
  */
 #include <stdlib.h>
 
@@ -85,6 +85,45 @@ start_key(uint64_t id, const struct queue_past_key *after)
     return key_past(from < 0 ? 0 : from, 0, 0);
 }
 
+static struct queue_past_key
+place_of(const MDB_val *key)
+{
+    const char *p = key->mv_data;
+    return (struct queue_past_key){(msec_t)key_number(p, 8), key_number(p + 8, 8),
+                                   (uint32_t)key_number(p + 16, 4)};
+}
+
+/* A row that cannot be read is passed over: `verify` names it. */
+static void
+list_take(struct past_list *list, const struct queue_past_key *at, const MDB_val *value)
+{
+    struct record_past r;
+    if (record_past_decode(at->finished_at, at->id, at->no, val_span(*value), &r, NULL) == ERR_OK)
+        list_add(list, &r.past);
+}
+
+static bool
+list_full(const struct past_list *list, size_t walked, size_t max)
+{
+    return walked >= QUEUE_SCAN_ROWS || list->n >= max || list->bytes >= QUEUE_PAGE_BYTES;
+}
+
+/* The end of a walk: `rc` is 0 or MDB_NOTFOUND when it went well. */
+static enum err_code
+list_finish(struct past_list *list, struct queue_reader *reader, int rc,
+            struct queue_history *history, struct queue_history *ret, struct err *err)
+{
+    enum err_code code = ERR_OK;
+    if (rc == 0 || rc == MDB_NOTFOUND) {
+        list_pack(list, history);
+        *ret = *history;
+    } else {
+        code = queue_lmdb_err(reader->queue, rc, "cannot read history", err);
+    }
+    free(list->rows);
+    return code;
+}
+
 enum err_code
 queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
                    size_t max, struct queue_history *ret_history, struct err *err)
@@ -98,33 +137,64 @@ queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_k
     struct past_list list = {.n = 0};
     struct key key = start_key(id, after);
     MDB_val k = key_val(&key), v;
-    struct record_past r;
     int rc = mdb_cursor_open(end->txn, reader->queue->dbi[TABLE_HISTORY], &cursor);
     if (rc == 0)
         rc = mdb_cursor_get(cursor, &k, &v, MDB_SET_RANGE);
     for (size_t walked = 0; rc == 0; rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT), walked++) {
-        const char *p = k.mv_data;
-        if (walked >= QUEUE_SCAN_ROWS || list.n >= max || list.bytes >= QUEUE_PAGE_BYTES) {
+        if (list_full(&list, walked, max)) {
             history.more = true;
             break;
         }
         if (k.mv_size != KEY_PAST_BYTES)
             continue;
-        *after = (struct queue_past_key){(msec_t)key_number(p, 8), key_number(p + 8, 8),
-                                         (uint32_t)key_number(p + 16, 4)};
-        if ((id == 0 || after->id == id) &&
-            record_past_decode(after->finished_at, after->id, after->no, val_span(v), &r, NULL) ==
-                ERR_OK)
-            list_add(&list, &r.past);
+        *after = place_of(&k);
+        if (id == 0 || after->id == id)
+            list_take(&list, after, &v);
     }
-    if (rc == 0 || rc == MDB_NOTFOUND) {
-        list_pack(&list, &history);
-        *ret_history = history;
-    } else {
-        code = queue_lmdb_err(reader->queue, rc, "cannot read history", err);
+    return list_finish(&list, reader, rc, &history, ret_history, err);
+}
+
+/* To the newest row before `before`. */
+static int
+seek_before(MDB_cursor *cursor, const struct queue_past_key *before, MDB_val *k, MDB_val *v)
+{
+    struct key key = key_past(before->finished_at, before->id, before->no);
+    *k = key_val(&key);
+    if (before->finished_at == 0 && before->id == 0 && before->no == 0)
+        return mdb_cursor_get(cursor, k, v, MDB_LAST);
+    int rc = mdb_cursor_get(cursor, k, v, MDB_SET_RANGE);
+    return mdb_cursor_get(cursor, k, v, rc == MDB_NOTFOUND ? MDB_LAST : MDB_PREV);
+}
+
+enum err_code
+queue_read_recent(struct queue_reader *reader, struct queue_past_key *before, msec_t since,
+                  size_t max, struct queue_history *ret_history, struct err *err)
+{
+    struct queue_history history = {.txn_id = 0};
+    enum err_code code = queue_reader_begin(reader, &history.txn_id, err);
+    if (code != ERR_OK)
+        return code;
+    CLEANUP(queue_reader_endp) struct queue_reader *end = reader;
+    CLEANUP(queue_cursor_closep) MDB_cursor *cursor = NULL;
+    struct past_list list = {.n = 0};
+    MDB_val k, v;
+    int rc = mdb_cursor_open(end->txn, reader->queue->dbi[TABLE_HISTORY], &cursor);
+    if (rc == 0)
+        rc = seek_before(cursor, before, &k, &v);
+    for (size_t walked = 0; rc == 0; rc = mdb_cursor_get(cursor, &k, &v, MDB_PREV), walked++) {
+        if (k.mv_size != KEY_PAST_BYTES)
+            continue;
+        struct queue_past_key at = place_of(&k);
+        if (at.finished_at < since)
+            break;
+        if (list_full(&list, walked, max)) {
+            history.more = true;
+            break;
+        }
+        *before = at;
+        list_take(&list, before, &v);
     }
-    free(list.rows);
-    return code;
+    return list_finish(&list, reader, rc, &history, ret_history, err);
 }
 
 void

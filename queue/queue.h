@@ -453,7 +453,7 @@ struct queue_history {
 };
 void queue_history_release(struct queue_history *history); /* as queue_page_release() */
 
-/* A place in history; all zero is its beginning. */
+/* A place in history; all zero is its beginning (queue_read_recent(): its end). */
 struct queue_past_key {
     msec_t finished_at;
     uint64_t id;
@@ -467,6 +467,15 @@ struct queue_past_key {
 MUST_CHECK enum err_code
 queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
                    size_t max, struct queue_history *ret_history, struct err *err);
+
+/*
+ * History rows of all messages that finished at `since` or later, newest first, before *before (all
+ * zero: from the newest); at most `max`. Moves *before. Pages as queue_list(); rows that are added
+ * meanwhile come before the first page and are not seen.
+ */
+MUST_CHECK enum err_code
+queue_read_recent(struct queue_reader *reader, struct queue_past_key *before, msec_t since,
+                  size_t max, struct queue_history *ret_history, struct err *err);
 
 struct queue_fact {
     struct span key, value;

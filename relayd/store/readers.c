@@ -55,6 +55,11 @@ read_one(struct queue_reader *reader, struct store_read *r)
                                   &r->history.history, &r->err);
         r->txn_id = r->history.history.txn_id;
         break;
+    case STORE_READ_RECENT:
+        code = queue_read_recent(reader, &r->recent.before, r->recent.since, r->recent.max,
+                                 &r->recent.history, &r->err);
+        r->txn_id = r->recent.history.txn_id;
+        break;
     case STORE_READ_STATE:
         code = queue_read_state(reader, r->state.prefix, r->state.after, r->state.max,
                                 &r->state.facts, &r->err);
@@ -94,6 +99,9 @@ results_clear(struct store_read *r)
         break;
     case STORE_READ_HISTORY:
         r->history.history = (struct queue_history){.txn_id = 0};
+        break;
+    case STORE_READ_RECENT:
+        r->recent.history = (struct queue_history){.txn_id = 0};
         break;
     case STORE_READ_STATE:
         r->state.facts = (struct queue_facts){.txn_id = 0};

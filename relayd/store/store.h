@@ -162,6 +162,7 @@ enum store_read_kind {
     STORE_READ_LANE,
     STORE_READ_LIST,
     STORE_READ_HISTORY,
+    STORE_READ_RECENT,
     STORE_READ_STATE,
     STORE_READ_VERIFY, /* one step */
 };
@@ -215,6 +216,12 @@ struct store_read {
             struct queue_history history; /* out */
         } history;
         struct {
+            struct queue_past_key before; /* in and out */
+            msec_t since;
+            size_t max;
+            struct queue_history history; /* out */
+        } recent;
+        struct {
             struct span prefix, after;
             size_t max;
             struct queue_facts facts; /* out */
@@ -228,7 +235,7 @@ struct store_read {
     /* Out. */
     enum err_code code;
     struct err err;
-    uint64_t txn_id; /* of the snapshot (MAIL, FRESH, LANES, LANE, LIST, HISTORY, STATE) */
+    uint64_t txn_id; /* of the snapshot (all but BODY and VERIFY) */
 
     /* The store's own. */
     struct inbox_node node;

@@ -310,6 +310,93 @@ mapped_pages_can_be_given_back(void **state)
     assert_sound(f);
 }
 
+/* --------------------------------------------------------------------------------- history */
+
+static void
+finish_at(struct fixture *f, uint64_t id, uint32_t no, msec_t at)
+{
+    struct queue_change c = {
+        .id = id, .no = no, .revision = 1, .verb = QUEUE_FINISH, .result = QUEUE_DELIVERED};
+    c.finished_at = at;
+    assert_int_equal(apply_one(f, &c), ERR_OK);
+}
+
+/* All that finished at `since` or later, page by page; returns how many, newest first in `ret`. */
+static size_t
+recent(struct fixture *f, msec_t since, size_t max, struct queue_past_key *ret, size_t cap)
+{
+    struct queue_past_key before = {0};
+    struct queue_history h = {0};
+    size_t n = 0;
+    do {
+        OK(queue_read_recent(f->reader, &before, since, max, &h, err));
+        assert_true(h.n_rows <= max);
+        assert_true(!h.more || h.n_rows == max);
+        for (size_t i = 0; i < h.n_rows; i++, n++) {
+            assert_true(n < cap);
+            ret[n] = (struct queue_past_key){h.rows[i].finished_at, h.rows[i].id, h.rows[i].no};
+            assert_span(h.rows[i].sender, "alice@src.test");
+        }
+        queue_history_release(&h);
+    } while (h.more);
+    return n;
+}
+
+static void
+history_is_read_newest_first_page_by_page_down_to_a_moment(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 20 };
+    struct queue_past_key got[2 * N];
+    assert_int_equal(recent(f, 0, 7, got, N), 0); /* an empty table */
+    for (int i = 0; i < N; i++) {
+        struct queue_batch *batch = begin(f);
+        uint64_t id = add_to(f, batch, (const char *const[]){"a@d.test", "b@e.test", NULL});
+        commit(batch);
+        /* Both recipients at one moment: a page may end between them. */
+        finish_at(f, id, 0, T0 + i * MINUTE);
+        finish_at(f, id, 1, T0 + i * MINUTE);
+    }
+    static const size_t sizes[] = {1, 7, 2 * N, 1000};
+    for (size_t s = 0; s < N_ELEMENTS(sizes); s++) {
+        assert_int_equal(recent(f, 0, sizes[s], got, 2 * N), 2 * N);
+        for (size_t i = 0; i < 2 * N; i++) {
+            assert_int_equal(got[i].finished_at, T0 + (msec_t)(N - 1 - i / 2) * MINUTE);
+            assert_int_equal(got[i].no, 1 - i % 2);
+        }
+        /* The moment itself belongs to it. */
+        assert_int_equal(recent(f, T0 + 15 * MINUTE, sizes[s], got, 2 * N), 10);
+        assert_int_equal(got[9].finished_at, T0 + 15 * MINUTE);
+        assert_int_equal(recent(f, T0 + N * MINUTE, sizes[s], got, 2 * N), 0);
+    }
+}
+
+static void
+a_walk_through_recent_history_goes_on_whatever_is_added_and_trimmed(void **state)
+{
+    struct fixture *f = *state;
+    struct queue_past_key before = {0};
+    struct queue_history h = {0};
+    for (int i = 0; i < 6; i++)
+        finish_at(f, add_one(f, "x@d.test"), 0, T0 + i * MINUTE);
+    OK(queue_read_recent(f->reader, &before, T0, 2, &h, err));
+    assert_int_equal(h.rows[1].finished_at, T0 + 4 * MINUTE);
+    queue_history_release(&h);
+    finish_at(f, add_one(f, "x@d.test"), 0, T0 + HOUR);
+    OK(queue_read_recent(f->reader, &before, T0, 2, &h, err));
+    assert_int_equal(h.n_rows, 2);
+    assert_int_equal(h.rows[0].finished_at, T0 + 3 * MINUTE);
+    queue_history_release(&h);
+    /* The row that `before` names, and all older ones, go. */
+    struct queue_batch *batch = begin(f);
+    OK(queue_history_trim(batch, T0 + 4 * MINUTE, 1000, 100, NULL, err));
+    commit(batch);
+    OK(queue_read_recent(f->reader, &before, T0, 2, &h, err));
+    assert_int_equal(h.n_rows, 0);
+    assert_false(h.more);
+    queue_history_release(&h);
+}
+
 #define TEST(t) cmocka_unit_test_setup_teardown(t, fixture_setup, fixture_teardown)
 
 int
@@ -326,6 +413,8 @@ main(int argc, char **argv)
         TEST(a_list_takes_every_filter_alone_and_together),
         TEST(a_long_list_is_walked_in_bounded_steps),
         TEST(mapped_pages_can_be_given_back),
+        TEST(history_is_read_newest_first_page_by_page_down_to_a_moment),
+        TEST(a_walk_through_recent_history_goes_on_whatever_is_added_and_trimmed),
     };
     RUN_TESTS(tests);
 }

@@ -158,6 +158,11 @@ every_kind_of_read_comes_back(void **state)
     read_and_wait(&r);
     assert_int_equal(r.history.history.n_rows, 1);
     queue_history_release(&r.history.history);
+    r = (struct store_read){.kind = STORE_READ_RECENT, .recent = {.since = T0, .max = 9}};
+    read_and_wait(&r);
+    assert_int_equal(r.recent.history.n_rows, 1);
+    assert_int_equal(r.recent.before.id, gone);
+    queue_history_release(&r.recent.history);
     r = (struct store_read){.kind = STORE_READ_STATE, .state = {.max = 9}};
     read_and_wait(&r);
     assert_int_equal(r.state.facts.n_rows, 1);
