@@ -11,19 +11,27 @@
 #include "policy/base/mem.h"
 #include "policy/route.h"
 #include "relayd/daemon.h"
+#include "relayd/verdict_srs.h"
 
 /* How long a client waits for the facts that a rule by MX or country may refuse by. What is not
  * known by then is taken, and bounced should the rule say so: a client gives RCPT 5 minutes (RFC
  * 5321 section 4.5.3.2.3), but it may send hundreds of them one after the other. */
 #define VERDICT_FACTS_MS (5 * SECOND)
 
-/* A recipient that waits; in req->data. */
+/* A question about a recipient; in req->data while it waits. */
 struct verdict {
     struct daemon *d;
     struct accept_rcpt_request *req;
+    struct accept_rcpt *decoded; /* whom it is really for, owned; NULL: as req says */
     struct facts_query *facts;
     struct timer timer;
 };
+
+static const struct accept_rcpt *
+rcpt_of(const struct verdict *v)
+{
+    return v->decoded != NULL ? v->decoded : v->req->rcpt;
+}
 
 static bool
 literal_refused(const struct daemon *d, const struct ip *ip)
@@ -35,84 +43,102 @@ literal_refused(const struct daemon *d, const struct ip *ip)
 }
 
 static void
-decide(const struct daemon *d, const struct accept_rcpt_request *req,
-       const struct route_facts *facts, struct route_decision *ret)
+decide(const struct verdict *v, const struct route_facts *facts, struct route_decision *ret)
 {
+    const struct accept_mail *mail = v->req->mail;
+    const struct accept_rcpt *rcpt = rcpt_of(v);
     const struct route_query query = {
-        .sender = req->mail->sender,
-        .sender_domain = req->mail->sender_domain,
-        .rcpt_local = req->rcpt->mailbox.local,
-        .domain = req->rcpt->domain,
+        .sender = mail->sender,
+        .sender_domain = mail->sender_domain,
+        .rcpt_local = rcpt->mailbox.local,
+        .domain = rcpt->domain,
         .facts = facts,
     };
-    route_decide(d->settings->config, &query, ret);
+    route_decide(v->d->settings->config, &query, ret);
 }
 
 static void
-answer(struct accept_rcpt_request *req, const struct route_decision *decision)
+take(struct verdict *v)
+{
+    accept_rcpt_accept(v->req, v->decoded != NULL ? v->decoded->address : SPAN_NONE);
+    free(v->decoded);
+}
+
+static void
+refuse(struct verdict *v, struct span reply)
+{
+    accept_rcpt_refuse(v->req, reply);
+    free(v->decoded);
+}
+
+static void
+answer(struct verdict *v, const struct route_decision *decision)
 {
     switch (decision->action) {
     case ROUTE_REJECT:
     case ROUTE_NONE:
     case ROUTE_FENCED:
-        accept_rcpt_refuse(req, decision->text);
+        refuse(v, decision->text);
         break;
     case ROUTE_DELIVER:
     case ROUTE_DISCARD:
     case ROUTE_HOLD:
     case ROUTE_FACTS: /* decided before the first attempt */
-        accept_rcpt_accept(req, SPAN_NONE);
+        take(v);
         break;
     }
 }
 
-static void
-verdict_free(struct verdict *v)
+/* It waits no more: its block goes, and what is in it comes back. */
+static struct verdict
+verdict_end(struct verdict *waiting)
 {
-    timer_cancel(loop_clock(v->d->loop), &v->timer);
-    facts_cancel(v->facts);
-    v->req->data = NULL;
-    free(v);
+    struct verdict v = *waiting;
+
+    timer_cancel(loop_clock(v.d->loop), &waiting->timer);
+    facts_cancel(v.facts);
+    v.req->data = NULL;
+    free(waiting);
+    return v;
 }
 
 static void
 on_facts(void *arg, const struct facts_domain *domain)
 {
-    struct verdict *v = arg;
-    struct accept_rcpt_request *req = v->req;
+    struct verdict *waiting = arg;
     struct route_decision decision;
 
-    v->facts = NULL;
-    decide(v->d, req, &domain->route, &decision);
-    verdict_free(v);
-    answer(req, &decision);
+    waiting->facts = NULL;
+    decide(waiting, &domain->route, &decision);
+    struct verdict v = verdict_end(waiting);
+    answer(&v, &decision);
 }
 
 static void
 on_facts_late(void *arg)
 {
-    struct verdict *v = arg;
-    struct accept_rcpt_request *req = v->req;
-    verdict_free(v);
-    accept_rcpt_accept(req, SPAN_NONE);
+    struct verdict v = verdict_end(arg);
+    take(&v);
 }
 
 /* The map asks for facts by which it may refuse: from the cache, or by a look-up. */
 static void
-ask_facts(struct daemon *d, struct accept_rcpt_request *req, struct route_decision *decision)
+ask_facts(struct verdict *asked, struct route_decision *decision)
 {
-    CLEANUP(freep) char *name = xstrndup(req->rcpt->domain.p, req->rcpt->domain.n);
+    struct daemon *d = asked->d;
+    const struct accept_rcpt *rcpt = rcpt_of(asked);
+    CLEANUP(freep) char *name = xstrndup(rcpt->domain.p, rcpt->domain.n);
     struct geoip *geoip = d->settings->geoip;
     struct facts_domain domain;
 
     if (facts_domain_cached(d->facts, geoip, name, decision->needs, &domain)) {
-        decide(d, req, &domain.route, decision);
-        answer(req, decision);
+        decide(asked, &domain.route, decision);
+        answer(asked, decision);
         return;
     }
-    struct verdict *v = xcalloc(1, sizeof(*v));
-    *v = (struct verdict){.d = d, .req = req};
-    req->data = v;
+    struct verdict *v = xmalloc(sizeof(*v));
+    *v = *asked;
+    v->req->data = v;
     v->facts = facts_domain_start(d->facts, geoip, name, decision->needs, on_facts, v);
     timer_set(loop_clock(d->loop), &v->timer, VERDICT_FACTS_MS, on_facts_late, v);
 }
@@ -120,22 +146,21 @@ ask_facts(struct daemon *d, struct accept_rcpt_request *req, struct route_decisi
 void
 verdict_rcpt(void *daemon, struct accept_rcpt_request *req)
 {
-    struct daemon *d = daemon;
+    struct verdict v = {.d = daemon, .req = req};
     struct route_decision decision;
 
-    if (req->stranger) {
-        accept_rcpt_refuse(req, SPAN("554 5.7.1 relaying denied"));
+    if (!verdict_srs(v.d, req, &v.decoded))
+        return;
+    const struct ip *literal = &rcpt_of(&v)->literal;
+    if (literal->family != 0 && literal_refused(v.d, literal)) {
+        refuse(&v, SPAN("550 5.1.2 mail is not delivered to this address"));
         return;
     }
-    if (req->rcpt->literal.family != 0 && literal_refused(d, &req->rcpt->literal)) {
-        accept_rcpt_refuse(req, SPAN("550 5.1.2 mail is not delivered to this address"));
-        return;
-    }
-    decide(d, req, NULL, &decision);
+    decide(&v, NULL, &decision);
     if (decision.action == ROUTE_FACTS && decision.may_refuse)
-        ask_facts(d, req, &decision);
+        ask_facts(&v, &decision);
     else
-        answer(req, &decision);
+        answer(&v, &decision);
 }
 
 void
@@ -143,5 +168,5 @@ verdict_cancel(void *daemon, struct accept_rcpt_request *req)
 {
     (void)daemon;
     if (req->data != NULL)
-        verdict_free(req->data);
+        free(verdict_end(req->data).decoded);
 }

@@ -6,10 +6,19 @@
  */
 #include "relayd/verdict_srs.h"
 
+#include "policy/base/domain.h"
 #include "policy/base/mem.h"
+#include "policy/srs.h"
 #include "relayd/daemon.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+
+/* A recipient and the texts that it is a view of. */
+struct decoded {
+    struct accept_rcpt rcpt; /* first: freed by its address */
+    char address[SRS_ADDRESS_MAX], domain[DOMAIN_BUF];
+};
 
 static void
 log_decoded(struct daemon *d, const struct accept_rcpt_request *req,
@@ -28,14 +37,13 @@ log_decoded(struct daemon *d, const struct accept_rcpt_request *req,
     log_end(&line);
 }
 
-/* Make the recipient of `address`. False: no mail can go there, or it is an SRS address again,
- * which nobody of ours has signed. */
+/* Make `ret` of `address`. False: no mail can go there, or it is an address at srs.domain again,
+ * which we never sign. */
 static bool
-rcpt_make(const struct srs *srs, struct span address, struct verdict_srs *ret)
+decoded_fill(struct decoded *ret, struct span address, const struct srs *srs)
 {
     struct accept_rcpt *rcpt = &ret->rcpt;
 
-    *rcpt = (struct accept_rcpt){.notify = 0};
     if (address.n > sizeof(ret->address))
         return false;
     rcpt->address = span_of(memcpy(ret->address, address.p, address.n), address.n);
@@ -54,32 +62,30 @@ rcpt_make(const struct srs *srs, struct span address, struct verdict_srs *ret)
     return !span_eq(rcpt->domain, srs->domain);
 }
 
-const struct accept_rcpt *
-verdict_srs(struct daemon *d, struct accept_rcpt_request *req, struct verdict_srs *decoded)
+bool
+verdict_srs(struct daemon *d, struct accept_rcpt_request *req, struct accept_rcpt **ret_decoded)
 {
     CLEANUP(strbuf_release) struct strbuf address = STRBUF_INIT;
     const struct srs srs = srs_of(d->settings->config);
     msec_t now = clock_wall(loop_clock(d->loop));
 
+    *ret_decoded = NULL;
     if (srs.domain.n == 0 || !span_eq(req->rcpt->domain, srs.domain)) {
-        if (!req->stranger)
-            return req->rcpt;
-        accept_rcpt_refuse(req, SPAN("554 5.7.1 relaying denied"));
-        return NULL;
+        if (req->stranger)
+            accept_rcpt_refuse(req, SPAN("554 5.7.1 relaying denied"));
+        return !req->stranger;
     }
-    switch (srs_reverse(&srs, &req->rcpt->mailbox, now, &address)) {
-    case SRS_OK:
-        if (!rcpt_make(&srs, strbuf_span(&address), decoded))
-            break;
-        log_decoded(d, req, &decoded->rcpt);
-        return &decoded->rcpt;
-    case SRS_EXPIRED:
-        accept_rcpt_refuse(req, SPAN("550 5.1.1 this address has expired"));
-        return NULL;
-    case SRS_NONE:
-    case SRS_FORGED:
-        break;
+    enum srs_fault fault = srs_reverse(&srs, &req->rcpt->mailbox, now, &address);
+    if (fault == SRS_OK) {
+        struct decoded *decoded = xcalloc(1, sizeof(*decoded));
+        if (decoded_fill(decoded, strbuf_span(&address), &srs)) {
+            log_decoded(d, req, &decoded->rcpt);
+            *ret_decoded = &decoded->rcpt;
+            return true;
+        }
+        free(decoded);
     }
-    accept_rcpt_refuse(req, SPAN("550 5.1.1 no such address"));
-    return NULL;
+    accept_rcpt_refuse(req, fault == SRS_EXPIRED ? SPAN("550 5.1.1 this address has expired")
+                                                 : SPAN("550 5.1.1 no such address"));
+    return false;
 }

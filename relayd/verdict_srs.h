@@ -3,23 +3,18 @@
  */
 #pragma once
 
-#include "policy/base/domain.h"
-#include "policy/srs.h"
 #include "relayd/accept/accept.h"
+
+#include <stdbool.h>
 
 struct daemon;
 
-/* A recipient taken from an SRS address. Its spans point into the struct, which does not move. */
-struct verdict_srs {
-    struct accept_rcpt rcpt; /* without the parameters of the RCPT */
-    char address[SRS_ADDRESS_MAX], domain[DOMAIN_BUF];
-};
-
 /*
- * The recipient that the map is to be asked about: req->rcpt itself, or, when that is an SRS
- * address of ours, the one decoded into *decoded; taking it means accept_rcpt_accept() with its
- * address as `instead`. NULL: refused already, `req` is dead. That is every address at srs.domain
- * that is no SRS address of ours and of these days, whoever asks; and anything else of a stranger.
+ * True: ask the map. About the recipient in *ret_decoded when that is not NULL: what an SRS address
+ * of ours stands for, to be taken by accept_rcpt_accept() with its address as `instead`; without
+ * the parameters of the RCPT, in one block that the caller free()s.
+ * False: refused, and `req` is dead. That is every address at srs.domain which is no SRS address of
+ * ours and of these days, whoever asks; and whatever else a stranger asks for.
  */
-const struct accept_rcpt *
-verdict_srs(struct daemon *d, struct accept_rcpt_request *req, struct verdict_srs *decoded);
+bool
+verdict_srs(struct daemon *d, struct accept_rcpt_request *req, struct accept_rcpt **ret_decoded);
