@@ -241,6 +241,29 @@ check_dkim(struct builder *b)
 }
 
 static void
+check_srs(struct builder *b)
+{
+    const struct config *config = b->config;
+    const char *domain = config->srs.domain;
+    const char *at = strrchr(config->node.postmaster, '@');
+    struct config_mark mark = mark_at(b, "srs", "domain");
+    if (domain[0] == '\0')
+        return;
+    /* Whoever lives there would get no mail any more. */
+    if (config_is_local(config, span_str(domain)))
+        CONFIG_FAULT(b, mark, "srs.domain",
+                     "%s is one of local_domains, expected a domain without mailboxes: what is "
+                     "not sent to a rewritten sender is refused there",
+                     domain);
+    if (at != NULL && span_ieq(span_str(at + 1), span_str(domain)))
+        CONFIG_WARN(b, mark, "srs.domain", "mail to node.postmaster, %s, is refused there",
+                    config->node.postmaster);
+    if (config->n_local_domains == 0)
+        CONFIG_WARN(b, mark, "local_domains",
+                    "is empty, so srs rewrites every sender, your own people too");
+}
+
+static void
 check_http(struct builder *b)
 {
     const struct config_http *http = &b->config->http;
@@ -269,6 +292,7 @@ config_check(struct builder *b)
     check_direct(b);
     config_check_rules(b);
     check_dkim(b);
+    check_srs(b);
     check_http(b);
     check_learning(b);
 }

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "policy/srs.h"
+
 #define PLAIN_FILE_MAX ((size_t)16 << 20)
 #define MODE_OTHERS 0006u /* read or write */
 
@@ -75,19 +77,35 @@ one_line(struct builder *b, const struct config_secret *secret, const struct con
     return SPAN_NONE;
 }
 
+/* The secrets of SRS, one a line. A line that is no secret is told by its number, never shown. */
 static void
-split_lines(struct builder *b, struct config_srs *srs)
+split_secrets(struct builder *b, struct config_srs *srs, const struct pending_file *p)
 {
     struct span rest = srs->secret_file.bytes;
-    size_t n = 0;
+    size_t n_lines = 1, line_no = 0, n_short = 0;
+
     for (size_t i = 0; i < rest.n; i++)
-        n += rest.p[i] == '\n';
-    srs->secrets = arena_alloc(b->arena, (n + 1) * sizeof(*srs->secrets));
+        n_lines += rest.p[i] == '\n';
+    srs->secrets = arena_alloc(b->arena, n_lines * sizeof(*srs->secrets));
     while (rest.n > 0) {
         struct span line = span_trim(span_cut(&rest, '\n'));
-        if (line.n > 0)
+        line_no++;
+        if (line.n >= SRS_SECRET_MIN) {
             srs->secrets[srs->n_secrets++] = line;
+        } else if (line.n > 0 && n_short++ == 0) {
+            CONFIG_FAULT(b, p->node->mark, p->path,
+                         "%s: line %zu has %zu characters, expected at least %d: "
+                         "openssl rand -base64 32 makes a good one",
+                         p->file, line_no, line.n, SRS_SECRET_MIN);
+        }
     }
+    if (srs->n_secrets + n_short == 0)
+        CONFIG_FAULT(b, p->node->mark, p->path,
+                     "%s: holds no secret, expected one a line: openssl rand -base64 32 makes one",
+                     p->file);
+    if (srs->n_secrets > SRS_SECRETS_MAX)
+        CONFIG_FAULT(b, p->node->mark, p->path, "%s: holds %zu secrets, expected at most %d",
+                     p->file, srs->n_secrets, SRS_SECRETS_MAX);
 }
 
 /* Passwords, tokens: only of secrets that were read. */
@@ -103,7 +121,7 @@ interpret(struct builder *b, const struct pending_file *p)
     if (p->secret == &config->http.token_file)
         config->http.token = one_line(b, p->secret, p->node, p->path);
     if (p->secret == &config->srs.secret_file)
-        split_lines(b, &config->srs);
+        split_secrets(b, &config->srs, p);
 }
 
 void

@@ -377,14 +377,23 @@ const struct option config_schema[] = {
     OPTION("dkim_failure", OPT_WORD, "tempfail", NULL,
            "When a key or the library fails: tempfail (451), or accept (unsigned, with an alert).",
            TOP(dkim_failure), WORDS("tempfail", "accept")),
-    OPTION("srs", OPT_SECTION, NULL, "{domain: fwd.mydomain.com, secret_file: srs.secret}",
-           "Rewrite envelope senders that are not in local_domains.",
-           .availability = OPTION_REFUSED),
-    OPTION("srs.domain", OPT_DOMAIN, NULL, "fwd.mydomain.com", "Domain of the rewritten senders.",
+    OPTION(
+        "srs", OPT_SECTION, NULL, "{domain: fwd.mydomain.com, secret_file: srs.secret}",
+        "Rewrite envelope senders that are not in local_domains, by the sender rewriting scheme, "
+        "so that SPF holds for mail that is only passed on. Bounces to a rewritten sender are "
+        "taken from anyone for 21 days, up to 1 MiB each, and go to the original sender. Never "
+        "rewritten: the null sender, a sender at srs.domain, and one that would get longer than "
+        "128 octets before its @ (srs_too_long in the log). Nodes that pass mail to each other "
+        "share domain and secrets, or only one of them has this section."),
+    OPTION("srs.domain", OPT_DOMAIN, NULL, "fwd.mydomain.com",
+           "Domain of the rewritten senders: its MX is this node, its SPF record permits the "
+           "addresses that mail leaves from, and nobody has a mailbox there.",
            TOP(srs.domain), .required = true),
     OPTION("srs.secret_file", OPT_SECRET, NULL, "srs.secret",
-           "One secret a line: the first signs, all verify.", TOP(srs.secret_file),
-           .required = true),
+           "One secret a line, of 16 characters or more: the first signs, all verify. To make one: "
+           "openssl rand -base64 32 > srs.secret; chown relayd srs.secret; chmod 600 srs.secret. "
+           "To change it, put the new one in front, and delete the old one after 21 days.",
+           TOP(srs.secret_file), .required = true),
 
     OPTION("shaping", OPT_SECTION, NULL, NULL,
            "Limits for sites reached directly, never for hops; rates count messages."),

@@ -187,15 +187,6 @@ def test_missing_file_is_an_error_that_names_it(check):
     assert done.returncode in (66, 78) and "nothere.yaml" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("text, path", [
-    ("srs: {domain: f.test, secret_file: secret}", "srs"),
-])
-def test_options_of_later_versions_are_refused_and_not_ignored(check, text, path):
-    code, problems, output = check(GOOD + text + "\n")
-    assert code == 78
-    assert any(p[3].startswith(path) and "not available" in p[4] for p in problems), output
-
-
 def test_million_domains_load_within_two_seconds(check):
     with open(check.dir / "big.txt", "w") as f:
         f.writelines(f"domain-{i}.example\n" for i in range(1_000_000))

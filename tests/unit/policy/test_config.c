@@ -649,8 +649,6 @@ options_of_a_later_version_are_told_apart(void **state)
     static const struct fault refused[] = {
         {NODE MAP "trusted_clients: [{host: a.example}]\n",
          "c.yaml:3:20: trusted_clients[0].host: not available in this version, remove it"},
-        {BASE "srs: {domain: a.b, secret_file: pass}\n",
-         "c.yaml:4:1: srs: not available in this version, remove it"},
     };
     check_faults("", refused, N_ELEMENTS(refused), true);
     static const struct fault ignored[] = {

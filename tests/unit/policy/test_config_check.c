@@ -275,6 +275,76 @@ what_is_meant_passes_without_a_word(void **state)
     check_cases(cases, N_ELEMENTS(cases), FINE);
 }
 
+#define OURS                                                                                     \
+    "local_domains: [mydomain.com]\ntransport_map: [{domains: [mydomain.com], route: direct},\n" \
+    " {default: true, route: direct}]\n"
+#define SECRET "0123456789abcdef"
+
+static const struct text_file srs_secrets[] = {
+    {.path = "two", .text = SECRET "-first\n\n  " SECRET "\r\n"},
+    {.path = "short", .text = SECRET "\nfifteen-chars-1\n"},
+    {.path = "blank", .text = "\n \n"},
+    {.path = "many",
+     .text = SECRET "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET
+                    "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET
+                    "\n" SECRET "\n" SECRET "\n" SECRET "\n" SECRET "\n"},
+    {.path = NULL},
+};
+
+static void
+srs_has_secrets_worth_the_name(void **state)
+{
+    (void)state;
+    struct strbuf out = STRBUF_INIT;
+    struct config *c = load(NODE TRUST OURS "srs: {domain: FWD.mydomain.com, secret_file: two}\n",
+                            srs_secrets, &out);
+    if (c == NULL || out.n > 0)
+        fail_msg("%s", out.p);
+    assert_string_equal(c->srs.domain, "fwd.mydomain.com");
+    assert_int_equal(c->srs.n_secrets, 2);
+    assert_true(span_eq(c->srs.secrets[0], SPAN(SECRET "-first")));
+    assert_true(span_eq(c->srs.secrets[1], SPAN(SECRET)));
+    config_free(c);
+    strbuf_release(&out);
+
+    static const struct check_case bad[] = {
+        {NODE TRUST OURS "srs: {domain: f.test, secret_file: short}\n",
+         "c.yaml:6:36: srs.secret_file: short: line 2 has 15 characters, expected at least 16: "
+         "openssl rand -base64 32"},
+        {NODE TRUST OURS "srs: {domain: f.test, secret_file: blank}\n",
+         "c.yaml:6:36: srs.secret_file: blank: holds no secret, expected one a line"},
+        {NODE TRUST OURS "srs: {domain: f.test, secret_file: many}\n",
+         "c.yaml:6:36: srs.secret_file: many: holds 17 secrets, expected at most 16"},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(bad); i++)
+        check_case(&bad[i], srs_secrets, REFUSED);
+}
+
+static void
+srs_has_a_domain_where_nobody_lives(void **state)
+{
+    (void)state;
+    static const struct check_case refused[] = {
+        {NODE TRUST OURS "srs: {domain: mydomain.com, secret_file: two}\n",
+         "c.yaml:6:15: srs.domain: mydomain.com is one of local_domains, expected a domain without "
+         "mailboxes"},
+        {NODE TRUST OURS "srs: {domain: fwd.mydomain.com}\n", "c.yaml:6:6: srs.secret_file"},
+        {NODE TRUST OURS "srs: {secret_file: two}\n", "c.yaml:6:6: srs.domain"},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(refused); i++)
+        check_case(&refused[i], srs_secrets, REFUSED);
+    static const struct check_case warned[] = {
+        {NODE TRUST MAP "srs: {domain: fwd.mydomain.com, secret_file: two}\n",
+         "c.yaml:4:15: local_domains: warning: is empty, so srs rewrites every sender"},
+        {"node: {name: cn, hostname: cn.example, postmaster: pm@FWD.mydomain.com}\n" TRUST OURS
+         "srs: {domain: fwd.mydomain.com, secret_file: two}\n",
+         "c.yaml:6:15: srs.domain: warning: mail to node.postmaster, pm@fwd.mydomain.com, is "
+         "refused there"},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(warned); i++)
+        check_case(&warned[i], srs_secrets, WARNED);
+}
+
 static void
 listeners_and_certificates_fit_together(void **state)
 {
@@ -508,6 +578,8 @@ main(int argc, char **argv)
         cmocka_unit_test(replies_of_reject_are_replies),
         cmocka_unit_test(what_works_but_is_probably_not_meant_is_a_warning),
         cmocka_unit_test(what_is_meant_passes_without_a_word),
+        cmocka_unit_test(srs_has_secrets_worth_the_name),
+        cmocka_unit_test(srs_has_a_domain_where_nobody_lives),
         cmocka_unit_test(listeners_and_certificates_fit_together),
         cmocka_unit_test(an_entry_of_trust_is_of_one_kind),
         cmocka_unit_test(hops_can_be_reached_as_they_say),
