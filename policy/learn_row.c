@@ -153,7 +153,8 @@ take_fields(struct reader *r, struct learn_entry *e)
     e->name = take_string(r, e->scope == LEARN_SITE ? LEARN_NAME_MAX : DOMAIN_MAX);
     e->label = take_string(r, LEARN_NAME_MAX);
     e->route = take_string(r, LEARN_ROUTE_MAX);
-    snprintf(e->to, sizeof(e->to), "%.*s", SPAN_ARG(take_string(r, LEARN_ROUTE_MAX)));
+    struct span to = take_string(r, LEARN_ROUTE_MAX);
+    snprintf(e->to, sizeof(e->to), "%.*s", SPAN_ARG(to));
     e->klass = learn_class(take_string(r, LEARN_TEXT_MAX));
     learn_put_text(e->text, take_string(r, LEARN_TEXT_MAX));
     if (!learn_span_fits(e->name, LEARN_NAME_MAX) || !learn_span_fits(e->route, LEARN_ROUTE_MAX))

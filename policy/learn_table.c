@@ -148,7 +148,7 @@ learn_row_agreed(const struct learn *l, uint64_t site_hash, struct span route, s
 {
     char buf[8 + LEARN_ROUTE_MAX];
 
-    if (site_hash == 0)
+    if (site_hash == 0 || !learn_span_fits(route, LEARN_ROUTE_MAX))
         return false;
     const struct learn_group *group = map_get(&l->groups, group_key(buf, site_hash, route));
     if (group == NULL)

@@ -1,0 +1,877 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "policy/base/mem.h"
+#include "policy/learn.h"
+
+#define T0 ((msec_t)1700000000000)
+#define TTL (6 * HOUR)
+#define MAX_TTL (7 * DAY)
+#define SITE "mx1.qq.example mx2.qq.example 2/00"
+
+/* What the table told, newest last; `entry` is the last one's. */
+static struct {
+    struct learn *l;
+    msec_t now;
+    size_t n[LEARN_CHANGE__COUNT];
+    struct learn_entry last;
+    char last_name[LEARN_NAME_MAX + 1];
+    struct config_learning config;
+} t;
+
+static void
+on_changed(void *arg, enum learn_change change, const struct learn_entry *e)
+{
+    assert_ptr_equal(arg, &t);
+    t.n[change]++;
+    t.last = *e;
+    snprintf(t.last_name, sizeof(t.last_name), "%.*s", SPAN_ARG(e->name));
+}
+
+static void
+table_new(void)
+{
+    t.l = learn_new((struct map_seed){1, 2}, &t.config, on_changed, &t);
+}
+
+static int
+setup(void **state)
+{
+    (void)state;
+    memset(&t, 0, sizeof(t));
+    t.now = T0;
+    t.config = (struct config_learning){.ttl_ms = TTL,
+                                        .max_ttl_ms = MAX_TTL,
+                                        .path_errors_count = 3,
+                                        .path_errors_within_ms = HOUR,
+                                        .max_reroutes = {200, HOUR}};
+    table_new();
+    return 0;
+}
+
+static int
+teardown(void **state)
+{
+    (void)state;
+    learn_free(t.l);
+    return 0;
+}
+
+/* Directly to a domain of the site; recipient 0 of message `id`. */
+static struct learn_way
+direct(const char *domain, uint64_t id)
+{
+    return (struct learn_way){.domain = span_str(domain),
+                              .site = SPAN(SITE),
+                              .label = SPAN("mx1.qq.example"),
+                              .route = SPAN("direct"),
+                              .key = {id, 0}};
+}
+
+static struct learn_way
+through_hop(const char *domain, uint64_t id)
+{
+    return (struct learn_way){.domain = span_str(domain), .route = SPAN("us"), .key = {id, 0}};
+}
+
+static const struct learn_reply at_rcpt = {.to = {"us", 2},
+                                           .klass = {"ip-blocklisted", 14},
+                                           .code = 550,
+                                           .enh = {5, 7, 1},
+                                           .text = {"blocked", 7}};
+
+static struct learn_reply
+early(void)
+{
+    struct learn_reply reply = at_rcpt;
+    reply.early = true;
+    return reply;
+}
+
+static void
+refuse(struct learn_way way)
+{
+    learn_refused(t.l, &way, &at_rcpt, t.now);
+}
+
+static void
+refuse_early(struct learn_way way)
+{
+    const struct learn_reply reply = early();
+    learn_refused(t.l, &way, &reply, t.now);
+}
+
+static void
+path_failed(struct learn_way way)
+{
+    const struct learn_reply reply = {.to = SPAN("us"), .text = SPAN("timed out")};
+    learn_path_failed(t.l, &way, &reply, t.now);
+}
+
+static void
+deliver(struct learn_way way)
+{
+    learn_delivered(t.l, &way, t.now);
+}
+
+static bool
+probe(struct learn_way way)
+{
+    return learn_probe(t.l, &way, t.now);
+}
+
+static enum learn_advice
+advice(struct learn_way way)
+{
+    return learn_advise(t.l, &way, t.now, NULL);
+}
+
+static enum learn_scope
+scope_that_decides(struct learn_way way)
+{
+    const struct learn_entry *why;
+    assert_int_not_equal(learn_advise(t.l, &way, t.now, &why), LEARN_FREE);
+    assert_non_null(why);
+    return why->scope;
+}
+
+/* ---- what is learned, and for whom ---- */
+
+static void
+a_refusal_at_rcpt_is_learned_for_the_domain_alone(void **state)
+{
+    (void)state;
+    assert_int_equal(advice(direct("a.test", 1)), LEARN_FREE);
+    refuse(direct("a.test", 1));
+    assert_int_equal(t.n[LEARN_LEARNED], 1);
+    assert_int_equal(t.last.scope, LEARN_DOMAIN);
+    assert_string_equal(t.last_name, "a.test");
+    assert_string_equal(t.last.to, "us");
+    assert_string_equal(t.last.klass, "ip-blocklisted");
+    assert_string_equal(t.last.text, "blocked");
+    assert_int_equal(t.last.code, 550);
+    assert_int_equal(t.last.until_at, T0 + TTL);
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_AVOID);
+    assert_int_equal(scope_that_decides(direct("a.test", 2)), LEARN_DOMAIN);
+    assert_int_equal(advice(direct("b.test", 2)), LEARN_FREE);
+    /* nor by another route */
+    assert_int_equal(advice(through_hop("a.test", 2)), LEARN_FREE);
+}
+
+static void
+a_refusal_before_rcpt_is_learned_for_the_site(void **state)
+{
+    (void)state;
+    refuse_early(direct("a.test", 1));
+    assert_int_equal(learn_count(t.l), 1);
+    assert_int_equal(t.last.scope, LEARN_SITE);
+    assert_int_equal(advice(direct("other.test", 2)), LEARN_AVOID);
+    assert_int_equal(scope_that_decides(direct("other.test", 2)), LEARN_SITE);
+    struct learn_way elsewhere = direct("other.test", 2);
+    elsewhere.site = SPAN("mx.elsewhere.example 1/00");
+    assert_int_equal(advice(elsewhere), LEARN_FREE);
+}
+
+static void
+through_a_hop_only_refusals_of_recipients_are_learned(void **state)
+{
+    (void)state;
+    refuse_early(through_hop("a.test", 1));
+    path_failed(through_hop("a.test", 1));
+    assert_int_equal(learn_count(t.l), 0);
+    refuse(through_hop("a.test", 1));
+    assert_int_equal(learn_count(t.l), 1);
+    assert_int_equal(t.last.scope, LEARN_DOMAIN);
+    assert_int_equal(advice(through_hop("a.test", 2)), LEARN_AVOID);
+    /* hops have no site on which two domains could agree */
+    refuse(through_hop("b.test", 3));
+    assert_int_equal(learn_count(t.l), 2);
+    assert_int_equal(t.last.scope, LEARN_DOMAIN);
+}
+
+static void
+two_domains_that_agree_teach_their_site(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    refuse(direct("a.test", 2)); /* the same one does not agree with itself */
+    assert_int_equal(learn_count(t.l), 1);
+    t.now += HOUR;
+    refuse(direct("b.test", 3));
+    assert_int_equal(learn_count(t.l), 3);
+    assert_int_equal(t.last.scope, LEARN_SITE);
+    assert_int_equal(advice(direct("c.test", 4)), LEARN_AVOID);
+}
+
+static void
+domains_of_different_sites_routes_or_times_do_not_agree(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    struct learn_way elsewhere = direct("b.test", 2);
+    elsewhere.site = SPAN("mx.elsewhere.example 1/00");
+    refuse(elsewhere);
+    struct learn_way other_route = direct("c.test", 3);
+    other_route.route = SPAN("jp");
+    refuse(other_route);
+    t.now += TTL; /* what a.test was told is over */
+    refuse(direct("d.test", 4));
+    assert_int_equal(learn_count(t.l), 4);
+    assert_int_equal(t.last.scope, LEARN_DOMAIN);
+}
+
+static void
+a_domain_that_moved_agrees_with_its_new_site(void **state)
+{
+    (void)state;
+    struct learn_way before = direct("a.test", 1);
+    before.site = SPAN("mx.old.example 1/00");
+    refuse(before);
+    refuse(direct("a.test", 2));
+    refuse(direct("b.test", 3));
+    assert_int_equal(learn_count(t.l), 3);
+    assert_int_equal(t.last.scope, LEARN_SITE);
+    assert_string_equal(t.last_name, SITE);
+}
+
+static void
+what_is_keyed_to_our_address_is_learned_for_the_site_too(void **state)
+{
+    (void)state;
+    struct learn_reply reply = at_rcpt;
+    struct learn_way way = direct("a.test", 1);
+    reply.ip_keyed = true;
+    learn_refused(t.l, &way, &reply, t.now);
+    assert_int_equal(learn_count(t.l), 2);
+    assert_int_equal(advice(direct("b.test", 2)), LEARN_AVOID);
+    way = through_hop("a.test", 1);
+    learn_refused(t.l, &way, &reply, t.now);
+    assert_int_equal(learn_count(t.l), 3);
+}
+
+static void
+a_rate_limit_is_never_learned(void **state)
+{
+    (void)state;
+    struct learn_reply reply = early();
+    struct learn_way way = direct("a.test", 1);
+    reply.klass = SPAN("rate-limited");
+    reply.ip_keyed = true;
+    learn_refused(t.l, &way, &reply, t.now);
+    reply.early = false;
+    learn_refused(t.l, &way, &reply, t.now);
+    assert_int_equal(learn_count(t.l), 0);
+    /* and to a probe it is no verdict: the next one may go */
+    refuse(way);
+    t.now += TTL;
+    assert_true(probe(way));
+    learn_refused(t.l, &way, &reply, t.now);
+    assert_int_equal(t.n[LEARN_RENEWED], 0);
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_PROBE);
+}
+
+static void
+mail_in_flight_only_brings_the_newest_reply(void **state)
+{
+    (void)state;
+    struct learn_reply reply = at_rcpt;
+    struct learn_way way = direct("a.test", 2);
+    const struct learn_entry *e;
+
+    refuse(direct("a.test", 1));
+    t.now += TTL - 1;
+    reply.klass = SPAN("geo-blocked");
+    reply.text = SPAN("go away");
+    reply.to = SPAN("jp");
+    learn_refused(t.l, &way, &reply, t.now);
+    deliver(direct("a.test", 3));
+    assert_int_equal(learn_advise(t.l, &way, t.now, &e), LEARN_AVOID);
+    assert_string_equal(e->klass, "geo-blocked");
+    assert_string_equal(e->text, "go away");
+    assert_string_equal(e->to, "jp");
+    assert_int_equal(e->until_at, T0 + TTL);
+    assert_int_equal(e->good, 0);
+    assert_int_equal(t.n[LEARN_RENEWED] + t.n[LEARN_GOOD], 0);
+}
+
+static void
+a_reply_is_kept_short_and_whole(void **state)
+{
+    (void)state;
+    struct learn_reply reply = at_rcpt;
+    struct learn_way way = direct("a.test", 1);
+    char text[300];
+    memset(text, 'x', sizeof(text));
+    memcpy(text + LEARN_TEXT_MAX - 1, "\xe4\xb8\xad", 3); /* cut through a character */
+    reply.text = span_of(text, sizeof(text));
+    learn_refused(t.l, &way, &reply, t.now);
+    assert_int_equal(strlen(t.last.text), LEARN_TEXT_MAX - 1);
+    reply.text = span_of(text, LEARN_TEXT_MAX - 1);
+    way.domain = SPAN("b.test");
+    learn_refused(t.l, &way, &reply, t.now);
+    assert_int_equal(strlen(t.last.text), LEARN_TEXT_MAX - 1);
+}
+
+/* ---- probing ---- */
+
+static void
+when_its_time_is_over_one_recipient_at_a_time_may_probe(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.now = T0 + TTL - 1;
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_AVOID);
+    assert_false(probe(direct("a.test", 2)));
+    t.now = T0 + TTL;
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_PROBE);
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_PROBE); /* nobody went yet */
+    assert_false(probe(direct("a.test", 0)));                   /* nobody may not */
+    assert_true(probe(direct("a.test", 2)));
+    assert_int_equal(t.n[LEARN_PROBED], 1);
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_PROBE);
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_AVOID);
+    assert_false(probe(direct("a.test", 3)));
+    struct learn_way other_rcpt = direct("a.test", 2);
+    other_rcpt.key.no = 1;
+    assert_int_equal(advice(other_rcpt), LEARN_AVOID);
+}
+
+static void
+a_lease_ends_and_asking_again_renews_it(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.now += TTL;
+    assert_true(probe(direct("a.test", 2)));
+    t.now += LEARN_LEASE_MS - 1;
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_AVOID);
+    assert_true(probe(direct("a.test", 2)));
+    assert_int_equal(t.n[LEARN_PROBED], 1); /* the same probe */
+    t.now += LEARN_LEASE_MS - 1;
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_AVOID);
+    t.now += 1;
+    assert_true(probe(direct("a.test", 3)));
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_AVOID);
+    /* the first one's late end does not take the slot from the second */
+    learn_no_verdict(t.l, &(struct learn_way){.domain = SPAN("a.test"),
+                                              .site = SPAN(SITE),
+                                              .route = SPAN("direct"),
+                                              .key = {2, 0}});
+    assert_int_equal(advice(direct("a.test", 4)), LEARN_AVOID);
+    /* a clock that runs back ends a lease */
+    t.now -= MINUTE;
+    assert_int_equal(advice(direct("a.test", 4)), LEARN_PROBE);
+}
+
+static void
+three_good_probes_forget(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.now += TTL;
+    for (uint64_t id = 2; id <= 3; id++) {
+        assert_true(probe(direct("a.test", id)));
+        deliver(direct("a.test", id));
+        assert_int_equal(t.last.good, id - 1);
+        /* at once */
+        assert_int_equal(advice(direct("a.test", 9)), LEARN_PROBE);
+    }
+    assert_int_equal(t.n[LEARN_GOOD], 2);
+    assert_true(probe(direct("a.test", 4)));
+    deliver(direct("a.test", 4));
+    assert_int_equal(t.n[LEARN_FORGOTTEN], 1);
+    assert_int_equal(learn_count(t.l), 0);
+    assert_int_equal(advice(direct("a.test", 5)), LEARN_FREE);
+}
+
+static void
+a_success_without_the_slot_counts_once_the_time_is_over(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    deliver(direct("a.test", 2));
+    t.now += TTL;
+    assert_true(probe(direct("a.test", 3)));
+    deliver(direct("a.test", 2)); /* sent that way by an administrator */
+    assert_int_equal(t.last.good, 1);
+    assert_int_equal(advice(direct("a.test", 4)), LEARN_AVOID); /* 3 is still at it */
+    /* the slot's owner counts even when the clock ran back meanwhile */
+    t.now -= HOUR;
+    deliver(direct("a.test", 3));
+    assert_int_equal(t.last.good, 2);
+    deliver(direct("a.test", 3));
+    assert_int_equal(t.n[LEARN_GOOD], 2);
+}
+
+static void
+a_refused_probe_doubles_the_time_up_to_the_longest(void **state)
+{
+    (void)state;
+    static const msec_t want[] = {12 * HOUR, 24 * HOUR, 48 * HOUR, 96 * HOUR,
+                                  7 * DAY,   7 * DAY,   7 * DAY};
+    refuse(direct("a.test", 1));
+    for (size_t i = 0; i < N_ELEMENTS(want); i++) {
+        t.now = t.last.until_at;
+        assert_true(probe(direct("a.test", 2 + i)));
+        if (i == 1) {
+            deliver(direct("a.test", 2 + i)); /* one good probe, which the next one undoes */
+            assert_true(probe(direct("a.test", 50)));
+        }
+        refuse(direct("a.test", i == 1 ? 50 : 2 + i));
+        assert_int_equal(t.n[LEARN_RENEWED], i + 1);
+        assert_int_equal(t.last.renewals, i + 1);
+        assert_int_equal(t.last.ttl_ms, want[i]);
+        assert_int_equal(t.last.until_at, t.now + want[i]);
+        assert_int_equal(t.last.good, 0);
+        assert_int_equal(t.last.since_at, T0);
+        assert_int_equal(advice(direct("a.test", 99)), LEARN_AVOID);
+    }
+    assert_int_equal(learn_count(t.l), 1);
+}
+
+static void
+a_probe_that_ends_without_a_verdict_frees_the_slot(void **state)
+{
+    (void)state;
+    const struct learn_way way = direct("a.test", 2);
+    refuse(direct("a.test", 1));
+    t.now += TTL;
+    assert_true(probe(way));
+    learn_no_verdict(t.l, &way);
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_PROBE);
+    assert_int_equal(t.n[LEARN_GOOD] + t.n[LEARN_RENEWED], 0);
+    /* at a hop, trouble before RCPT is the hop's */
+    refuse(through_hop("a.test", 1));
+    t.now += TTL;
+    assert_true(probe(through_hop("a.test", 2)));
+    refuse_early(through_hop("a.test", 2));
+    assert_int_equal(t.n[LEARN_RENEWED], 0);
+    assert_int_equal(advice(through_hop("a.test", 3)), LEARN_PROBE);
+}
+
+static void
+one_result_counts_for_domain_and_site(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    refuse(direct("b.test", 2)); /* the site too: all three end together */
+    t.now += TTL;
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_PROBE);
+    assert_true(probe(direct("a.test", 3)));
+    assert_int_equal(t.n[LEARN_PROBED], 2);
+    assert_int_equal(advice(direct("b.test", 4)), LEARN_AVOID); /* the site is being probed */
+    deliver(direct("a.test", 3));
+    assert_int_equal(t.n[LEARN_GOOD], 2);
+    assert_int_equal(advice(direct("b.test", 4)), LEARN_PROBE);
+    for (uint64_t id = 5; id < 7; id++) {
+        assert_true(probe(direct("a.test", id)));
+        deliver(direct("a.test", id));
+    }
+    assert_int_equal(t.n[LEARN_FORGOTTEN], 2);
+    assert_int_equal(learn_count(t.l), 1); /* b.test has its own refusal to disprove */
+    assert_int_equal(advice(direct("a.test", 8)), LEARN_FREE);
+    assert_int_equal(scope_that_decides(direct("b.test", 8)), LEARN_DOMAIN);
+}
+
+static void
+one_refusal_renews_domain_and_site(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    refuse(direct("b.test", 2));
+    t.now += TTL;
+    assert_true(probe(direct("a.test", 3)));
+    refuse_early(direct("a.test", 3));
+    assert_int_equal(t.n[LEARN_RENEWED], 2);
+    t.now += TTL;
+    assert_int_equal(advice(direct("b.test", 4)),
+                     LEARN_AVOID); /* by the site, until 12 h are over */
+    assert_int_equal(scope_that_decides(direct("b.test", 4)), LEARN_SITE);
+}
+
+static void
+what_still_holds_wins_over_what_is_due(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.now += HOUR;
+    refuse(direct("b.test", 2)); /* b.test and the site, an hour later */
+    t.now = T0 + TTL;
+    assert_int_equal(scope_that_decides(direct("a.test", 3)), LEARN_SITE);
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_AVOID);
+    assert_false(probe(direct("a.test", 3)));
+    t.now += HOUR;
+    assert_true(probe(direct("a.test", 3)));
+}
+
+/* ---- paths ---- */
+
+static void
+a_path_is_learned_when_it_has_failed_often_enough(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        path_failed(direct("a.test", 1));
+        path_failed(direct("b.test", 2)); /* of the same attempt */
+        t.now += 20 * MINUTE;
+    }
+    assert_int_equal(learn_count(t.l), 0);
+    path_failed(direct("c.test", 3));
+    assert_int_equal(learn_count(t.l), 1);
+    assert_int_equal(t.last.scope, LEARN_SITE);
+    assert_string_equal(t.last.klass, "routing-error");
+    assert_string_equal(t.last.text, "timed out");
+    assert_int_equal(t.last.until_at, t.now + TTL);
+    assert_int_equal(advice(direct("d.test", 4)), LEARN_AVOID);
+}
+
+static void
+failures_further_apart_or_with_a_success_between_are_not_added_up(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 10; i++) { /* two in any hour */
+        path_failed(direct("a.test", 1));
+        t.now += 30 * MINUTE;
+    }
+    assert_int_equal(learn_count(t.l), 0);
+    t.now += HOUR;
+    for (int i = 0; i < 10; i++) {
+        path_failed(direct("a.test", 1));
+        t.now += MINUTE;
+        if (i % 2 == 1)
+            deliver(direct("b.test", 2));
+    }
+    assert_int_equal(learn_count(t.l), 0);
+    /* the window slides: 0:00, 0:50, 1:05, 1:10 */
+    path_failed(direct("a.test", 1));
+    t.now += 50 * MINUTE;
+    path_failed(direct("a.test", 1));
+    t.now += 15 * MINUTE;
+    path_failed(direct("a.test", 1));
+    assert_int_equal(learn_count(t.l), 0);
+    t.now += 5 * MINUTE;
+    path_failed(direct("a.test", 1));
+    assert_int_equal(learn_count(t.l), 1);
+}
+
+static void
+a_probe_that_meets_the_same_dead_path_renews_at_once(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++, t.now += MINUTE)
+        path_failed(direct("a.test", 1));
+    t.now = t.last.until_at;
+    assert_true(probe(direct("a.test", 2)));
+    path_failed(direct("a.test", 2));
+    assert_int_equal(t.n[LEARN_RENEWED], 1);
+    assert_int_equal(t.last.ttl_ms, 2 * TTL);
+}
+
+static void
+a_probe_of_a_refusal_that_meets_a_dead_path_is_no_verdict(void **state)
+{
+    (void)state;
+    refuse_early(direct("a.test", 1));
+    t.now += TTL;
+    assert_true(probe(direct("a.test", 2)));
+    path_failed(direct("a.test", 2));
+    assert_int_equal(t.n[LEARN_RENEWED], 0);
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_PROBE);
+    for (int i = 0; i < 2; i++) { /* until it has failed often enough */
+        t.now += MINUTE;
+        path_failed(direct("a.test", 3));
+    }
+    assert_int_equal(t.n[LEARN_RENEWED], 1);
+    assert_string_equal(t.last.klass, "routing-error");
+}
+
+static void
+counters_of_paths_are_bounded(void **state)
+{
+    (void)state;
+    char site[64];
+    struct learn_way way = direct("a.test", 1);
+    for (size_t i = 0; i <= LEARN_COUNTERS_MAX; i++) {
+        snprintf(site, sizeof(site), "mx%zu.example 1/00", i);
+        way.site = span_str(site);
+        path_failed(way);
+        t.now += 2 * SECOND;
+        if (i == 1) {
+            way.site = SPAN("mx0.example 1/00"); /* fails again: now mx1 is the oldest */
+            path_failed(way);
+        }
+        t.now -= 2 * SECOND;
+    }
+    t.now += 4 * SECOND;
+    way.site = SPAN("mx1.example 1/00"); /* its counter was put out: this is the first failure */
+    path_failed(way);
+    t.now += 2 * SECOND;
+    path_failed(way);
+    assert_int_equal(learn_count(t.l), 0);
+    way.site = SPAN("mx3.example 1/00"); /* its third one */
+    path_failed(way);
+    t.now += 2 * SECOND;
+    path_failed(way);
+    assert_int_equal(learn_count(t.l), 1);
+}
+
+/* ---- reroutes ---- */
+
+static bool
+may(const char *from, const char *to, bool *alert)
+{
+    return learn_may_reroute(t.l, span_str(from), span_str(to), t.now, alert);
+}
+
+static void
+refusals_move_so_many_recipients_and_no_more(void **state)
+{
+    (void)state;
+    bool alert;
+    for (int i = 0; i < 200; i++) {
+        assert_true(may("direct", "us", &alert));
+        assert_false(alert);
+        t.now += SECOND;
+    }
+    assert_false(may("direct", "us", &alert));
+    assert_true(alert);
+    assert_false(may("direct", "us", &alert));
+    assert_false(alert);                      /* once in a window */
+    assert_true(may("direct", "jp", &alert)); /* each pair by itself */
+    assert_true(may("us", "direct", &alert));
+    t.now += HOUR - 201 * SECOND;
+    assert_false(may("direct", "us", &alert));
+    t.now += 10 * MINUTE;
+    assert_true(may("direct", "us", &alert));
+}
+
+static void
+no_window_however_it_lies_sees_more_than_the_rate(void **state)
+{
+    (void)state;
+    static msec_t at[4000];
+    size_t n = 0, first = 0, most = 0, alerts = 0;
+    bool alert;
+    for (; t.now < T0 + 10 * HOUR; t.now += 7 * SECOND) { /* asks 514 times an hour */
+        if (may("direct", "us", &alert)) {
+            at[n++] = t.now;
+            while (at[first] <= t.now - HOUR)
+                first++;
+            most = n - first > most ? n - first : most;
+        }
+        alerts += alert;
+    }
+    assert_int_equal(most, 200);
+    assert_in_range(n, 1700, 2000); /* and not much less than it in the long run */
+    assert_in_range(alerts, 5, 10);
+}
+
+static void
+without_a_limit_there_is_none_and_a_new_one_holds(void **state)
+{
+    (void)state;
+    bool alert;
+    t.config.max_reroutes = (struct rate){0, 0};
+    learn_set_config(t.l, &t.config);
+    for (int i = 0; i < 1000; i++)
+        assert_true(may("direct", "us", &alert));
+    t.config.max_reroutes = (struct rate){2, SECOND};
+    learn_set_config(t.l, &t.config);
+    assert_true(may("direct", "us", &alert));
+    assert_true(may("direct", "us", &alert));
+    assert_false(may("direct", "us", &alert));
+    t.config.max_reroutes = (struct rate){3, MINUTE};
+    learn_set_config(t.l, &t.config);
+    for (int i = 0; i < 3; i++)
+        assert_true(may("direct", "us", &alert));
+    assert_false(may("direct", "us", &alert));
+}
+
+static void
+a_clock_that_jumps_does_not_stop_reroutes_for_ever(void **state)
+{
+    (void)state;
+    bool alert;
+    while (may("direct", "us", &alert))
+        continue;
+    t.now -= 2 * MINUTE; /* a little back: still the same window */
+    assert_false(may("direct", "us", &alert));
+    t.now -= 30 * DAY;
+    assert_true(may("direct", "us", &alert));
+    while (may("direct", "us", &alert))
+        continue;
+    assert_true(alert);
+    t.now += 300 * DAY;
+    assert_true(may("direct", "us", &alert));
+}
+
+/* ---- clocks, sweeping, room ---- */
+
+static void
+an_end_that_is_absurdly_far_is_pulled_in(void **state)
+{
+    (void)state;
+    t.now = T0 + 900 * DAY; /* a clock that was wrong */
+    refuse(direct("a.test", 1));
+    t.now = T0;
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_AVOID);
+    assert_int_equal(t.n[LEARN_PULLED_IN], 1);
+    assert_int_equal(t.last.until_at, T0 + TTL);
+    t.now += TTL;
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_PROBE);
+    assert_int_equal(t.n[LEARN_PULLED_IN], 1);
+}
+
+static void
+a_shorter_longest_time_holds_for_what_is_there(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.config.ttl_ms = t.config.max_ttl_ms = HOUR;
+    learn_set_config(t.l, &t.config);
+    assert_int_equal(advice(direct("a.test", 2)), LEARN_AVOID);
+    assert_int_equal(t.last.until_at, T0 + HOUR);
+    t.now += HOUR;
+    refuse(direct("a.test", 2));
+    assert_int_equal(t.last.ttl_ms, HOUR);
+}
+
+static void
+what_nobody_probes_is_swept(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.now += HOUR;
+    refuse(through_hop("b.test", 2));
+    t.now = T0 + TTL + MAX_TTL - 1;
+    assert_int_equal(learn_sweep(t.l, t.now), 0);
+    t.now += 1;
+    assert_int_equal(learn_sweep(t.l, t.now), 1);
+    assert_int_equal(t.n[LEARN_SWEPT], 1);
+    assert_string_equal(t.last_name, "a.test");
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_FREE);
+    assert_int_equal(advice(through_hop("b.test", 3)), LEARN_PROBE);
+}
+
+static void
+a_full_table_puts_out_what_ends_first(void **state)
+{
+    (void)state;
+    char name[64];
+    for (size_t i = 0; i < LEARN_ENTRIES_MAX; i++) {
+        snprintf(name, sizeof(name), "d%zu.test", i);
+        t.now = T0 + (msec_t)(i * 7919 % LEARN_ENTRIES_MAX); /* in no order */
+        refuse(through_hop(name, 1));
+    }
+    assert_int_equal(t.n[LEARN_EVICTED], 0);
+    t.now = T0 + HOUR;
+    refuse(through_hop("one.test", 1));
+    assert_int_equal(t.n[LEARN_EVICTED], 1);
+    assert_int_equal(learn_count(t.l), LEARN_ENTRIES_MAX);
+    assert_int_equal(advice(through_hop("d0.test", 1)), LEARN_FREE);
+    assert_int_equal(advice(through_hop("d1.test", 1)), LEARN_AVOID);
+    assert_int_equal(advice(through_hop("one.test", 1)), LEARN_AVOID);
+    /* and they are swept in the order of their times */
+    for (msec_t first = T0 + 1; t.n[LEARN_SWEPT] < 1000; first++) {
+        size_t n = t.n[LEARN_SWEPT];
+        learn_sweep(t.l, first + TTL + MAX_TTL);
+        assert_int_equal(t.n[LEARN_SWEPT], n + 1);
+        assert_int_equal(t.last.since_at, first);
+    }
+}
+
+static void
+the_administrator_can_forget_a_domain_or_a_site(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    refuse(direct("b.test", 2));
+    refuse(through_hop("a.test", 3));
+    assert_int_equal(learn_forget(t.l, SPAN("c.test")), 0);
+    assert_int_equal(learn_forget(t.l, SPAN("A.test")), 2);
+    assert_int_equal(t.n[LEARN_REMOVED], 2);
+    assert_int_equal(advice(direct("a.test", 4)), LEARN_AVOID); /* by the site */
+    assert_int_equal(learn_forget(t.l, SPAN("mx1.qq.example")), 1);
+    assert_int_equal(t.last.scope, LEARN_SITE);
+    assert_int_equal(advice(direct("a.test", 4)), LEARN_FREE);
+    assert_int_equal(advice(direct("b.test", 4)), LEARN_AVOID);
+    assert_int_equal(learn_count(t.l), 1);
+}
+
+static void
+names_beyond_the_limits_are_not_learned(void **state)
+{
+    (void)state;
+    char name[LEARN_NAME_MAX + 2];
+    struct learn_way way = direct("a.test", 1);
+    memset(name, 'x', sizeof(name));
+    way.domain = span_of(name, 254);
+    refuse(way);
+    way = direct("a.test", 1);
+    way.site = span_of(name, LEARN_NAME_MAX + 1);
+    refuse_early(way);
+    for (int i = 0; i < 5; i++, t.now += MINUTE)
+        path_failed(way);
+    way = direct("a.test", 1);
+    way.route = span_of(name, LEARN_ROUTE_MAX + 1);
+    refuse(way);
+    assert_int_equal(learn_count(t.l), 0);
+    way = direct("a.test", 1);
+    way.domain = span_of(name, 253);
+    way.site = span_of(name, LEARN_NAME_MAX);
+    way.route = span_of(name, LEARN_ROUTE_MAX);
+    refuse(way);
+    refuse_early(way);
+    assert_int_equal(learn_count(t.l), 2);
+    assert_int_equal(advice(way), LEARN_AVOID);
+}
+
+int
+main(int argc, char **argv)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(a_refusal_at_rcpt_is_learned_for_the_domain_alone),
+        TEST(a_refusal_before_rcpt_is_learned_for_the_site),
+        TEST(through_a_hop_only_refusals_of_recipients_are_learned),
+        TEST(two_domains_that_agree_teach_their_site),
+        TEST(domains_of_different_sites_routes_or_times_do_not_agree),
+        TEST(a_domain_that_moved_agrees_with_its_new_site),
+        TEST(what_is_keyed_to_our_address_is_learned_for_the_site_too),
+        TEST(a_rate_limit_is_never_learned),
+        TEST(mail_in_flight_only_brings_the_newest_reply),
+        TEST(a_reply_is_kept_short_and_whole),
+        TEST(when_its_time_is_over_one_recipient_at_a_time_may_probe),
+        TEST(a_lease_ends_and_asking_again_renews_it),
+        TEST(three_good_probes_forget),
+        TEST(a_success_without_the_slot_counts_once_the_time_is_over),
+        TEST(a_refused_probe_doubles_the_time_up_to_the_longest),
+        TEST(a_probe_that_ends_without_a_verdict_frees_the_slot),
+        TEST(one_result_counts_for_domain_and_site),
+        TEST(one_refusal_renews_domain_and_site),
+        TEST(what_still_holds_wins_over_what_is_due),
+        TEST(a_path_is_learned_when_it_has_failed_often_enough),
+        TEST(failures_further_apart_or_with_a_success_between_are_not_added_up),
+        TEST(a_probe_that_meets_the_same_dead_path_renews_at_once),
+        TEST(a_probe_of_a_refusal_that_meets_a_dead_path_is_no_verdict),
+        TEST(counters_of_paths_are_bounded),
+        TEST(refusals_move_so_many_recipients_and_no_more),
+        TEST(no_window_however_it_lies_sees_more_than_the_rate),
+        TEST(without_a_limit_there_is_none_and_a_new_one_holds),
+        TEST(a_clock_that_jumps_does_not_stop_reroutes_for_ever),
+        TEST(an_end_that_is_absurdly_far_is_pulled_in),
+        TEST(a_shorter_longest_time_holds_for_what_is_there),
+        TEST(what_nobody_probes_is_swept),
+        TEST(a_full_table_puts_out_what_ends_first),
+        TEST(the_administrator_can_forget_a_domain_or_a_site),
+        TEST(names_beyond_the_limits_are_not_learned),
+    };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
