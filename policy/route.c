@@ -168,18 +168,25 @@ next_rule(const struct config *config, const struct rule_set *set, size_t from)
     return NULL;
 }
 
-/* Would this winner (NULL: none) refuse the recipient, were all these fences up? */
+/* Does this winner (NULL: none) leave a route, were all these fences up? */
+static bool
+may_deliver(const struct rule *rule, route_mask fences)
+{
+    if (rule == NULL || rule->action != RULE_ROUTE)
+        return false;
+    route_mask routes = (route_mask)1 << rule->route;
+    for (size_t i = 0; i < rule->n_fallback; i++)
+        routes |= (route_mask)1 << rule->fallback[i];
+    return (routes & ~fences) != 0;
+}
+
+/* Would it refuse the recipient? */
 static bool
 may_refuse(const struct rule *rule, route_mask fences)
 {
     if (rule == NULL || rule->action == RULE_REJECT)
         return true;
-    if (rule->action != RULE_ROUTE)
-        return false;
-    route_mask routes = (route_mask)1 << rule->route;
-    for (size_t i = 0; i < rule->n_fallback; i++)
-        routes |= (route_mask)1 << rule->fallback[i];
-    return (routes & ~fences) == 0;
+    return rule->action == RULE_ROUTE && !may_deliver(rule, fences);
 }
 
 /*
@@ -190,13 +197,13 @@ static void
 weigh_unknown(const struct config *config, const struct hits *hits, struct route_decision *ret)
 {
     size_t end = ret->rule == NULL ? config->n_rules : ret->rule->no;
-    bool routes = ret->rule != NULL && ret->rule->action == RULE_ROUTE;
+    bool routes = may_deliver(ret->rule, ret->never_via);
     route_mask fences = ret->never_via;
     const struct rule *rule = NULL;
 
     for (size_t i = 0; (rule = next_rule(config, &hits->maybe, i)) != NULL; i = rule->no + 1) {
         fences |= rule->never_via;
-        routes |= rule->no < end && rule->action == RULE_ROUTE;
+        routes |= rule->no < end && may_deliver(rule, ret->never_via);
     }
     for (size_t i = 0; (rule = next_rule(config, &hits->maybe, i)) != NULL; i = rule->no + 1) {
         bool wins = rule->no < end && route_decides(rule);
