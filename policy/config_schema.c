@@ -313,7 +313,7 @@ const struct option config_schema[] = {
            IN(rule, fallback_after_ms), RANGE(1, 30 * DAY)),
     OPTION("transport_map[].learn", OPT_BOOL, "false", NULL,
            "A refusal that another route could cure moves the destination there for a while.",
-           IN(rule, learn), .availability = OPTION_IGNORED),
+           IN(rule, learn)),
     OPTION(
         "transport_map[].spf_softfail", OPT_BOOL, "false", NULL,
         "A route from which the sender's SPF record says softfail goes behind the others, as one "
@@ -336,8 +336,7 @@ const struct option config_schema[] = {
     OPTION("geoip.database", OPT_PATH, NULL, "/usr/share/GeoIP/GeoLite2-Country.mmdb",
            "A country database in MaxMind's format, for mx_country. Read anew at each reload.",
            TOP(geoip_database)),
-    OPTION("learning", OPT_SECTION, NULL, NULL, "How rules with learn: true learn.",
-           .availability = OPTION_IGNORED),
+    OPTION("learning", OPT_SECTION, NULL, NULL, "How rules with learn: true learn."),
     OPTION("learning.ttl", OPT_DURATION, "6h", NULL,
            "How long a learned route holds; doubles at each renewal.", TOP(learning.ttl_ms),
            RANGE(1, 60 * DAY)),

@@ -12,7 +12,7 @@
 #include "relayd/net/listener.h"
 #include "relayd/ops/http.h"
 
-#define CONTROL_TABLES_MAX 8
+#define CONTROL_TABLES_MAX 12
 #define CONTROL_WHO_BYTES 80
 
 struct control_table {
