@@ -118,7 +118,7 @@ struct config_trust {
     enum config_trust_kind kind;
     struct cidr *cidrs; /* CIDR */
     size_t n_cidrs;
-    const char *host; /* HOST; a later version resolves it */
+    const char *host; /* HOST: what it stands for is in trust_query.names */
     bool require_auth, require_tls;
     msec_t stale_max_ms;
     bool allow_private;

@@ -99,7 +99,8 @@ check_trust_entry(struct builder *b, const struct config_trust *entry,
     if (config_node_get(node, "require") != NULL && config_node_get(node, "cidr") == NULL &&
         config_node_get(node, "host") == NULL)
         CONFIG_FAULT(b, entry->mark, path, "require belongs to cidr and host entries");
-    if (entry->kind == CONFIG_TRUST_CIDR && entry->require_auth && !b->config->has_users)
+    bool by_address = entry->kind == CONFIG_TRUST_CIDR || entry->kind == CONFIG_TRUST_HOST;
+    if (by_address && entry->require_auth && !b->config->has_users)
         CONFIG_FAULT(b, entry->mark, path,
                      "requires auth and nobody can, expected an entry with a users_file too");
     if (entry->kind == CONFIG_TRUST_CIDR && !entry->require_auth)
@@ -107,6 +108,24 @@ check_trust_entry(struct builder *b, const struct config_trust *entry,
             if (entry->cidrs[i].bits == 0)
                 CONFIG_WARN(b, entry->mark, path,
                             "trusts the whole Internet, which makes an open relay");
+}
+
+/* What a name stands for is one thing, however many entries name it. */
+static void
+check_trusted_name(struct builder *b, size_t at, const char *path)
+{
+    const struct config_trust *entry = &b->config->trusted[at];
+    for (size_t i = 0; i < at; i++) {
+        const struct config_trust *other = &b->config->trusted[i];
+        if (other->kind != CONFIG_TRUST_HOST || strcmp(other->host, entry->host) != 0)
+            continue;
+        if (other->stale_max_ms != entry->stale_max_ms ||
+            other->allow_private != entry->allow_private)
+            CONFIG_FAULT(b, entry->mark, path,
+                         "%s has another stale_max or allow_private in the entry at line %u",
+                         entry->host, other->mark.line);
+        return;
+    }
 }
 
 static void
@@ -121,6 +140,8 @@ check_trusted(struct builder *b)
         const struct config_trust *entry = &config->trusted[i];
         const char *path = arena_printf(b->arena, "trusted_clients[%zu]", i);
         check_trust_entry(b, entry, child_at(list, i), path);
+        if (entry->kind == CONFIG_TRUST_HOST)
+            check_trusted_name(b, i, path);
         bool needs_tls = entry->kind == CONFIG_TRUST_USERS ||
                          entry->kind == CONFIG_TRUST_CERTIFICATE || entry->require_tls;
         if (needs_tls && config->tls.certificate_file[0] == '\0')

@@ -103,15 +103,17 @@ const struct option config_schema[] = {
            "Address blocks; one alone needs no list.", IN_LIST(config_trust, cidrs),
            RANGE(1, 10000)),
     OPTION("trusted_clients[].host", OPT_DOMAIN, NULL, "office.example-ddns.net",
-           "A name whose addresses are trusted, resolved anew as its TTL runs out.",
-           IN(config_trust, host), .availability = OPTION_REFUSED),
+           "A name (DDNS) whose addresses are trusted, at most 16 of them, resolved in the "
+           "background as its TTL runs out. An address that leaves the answer is trusted no more.",
+           IN(config_trust, host)),
     OPTION("trusted_clients[].require", OPT_FLAGS, NULL, "[auth]",
            "What is asked besides the address of a cidr or host entry: auth, tls or both. Default: "
            "nothing.",
            IN(config_trust, require_auth), WORDS("auth", "tls"), RANGE(0, 2)),
     OPTION("trusted_clients[].stale_max", OPT_DURATION, "24h", NULL,
-           "How long a host's last answer is kept when DNS fails.", IN(config_trust, stale_max_ms),
-           RANGE(0, 30 * DAY)),
+           "How long a host's last answer is kept when DNS fails; that the name does not exist is "
+           "an answer.",
+           IN(config_trust, stale_max_ms), RANGE(0, 30 * DAY)),
     OPTION("trusted_clients[].allow_private", OPT_BOOL, "false", NULL,
            "Accept loopback and private addresses of a host (labs).",
            IN(config_trust, allow_private)),

@@ -21,21 +21,46 @@ pin_matches(const struct config_pin *pin, const struct trust_query *query)
     return shown != NULL && memcmp(pin->digest, shown, sizeof(pin->digest)) == 0;
 }
 
-/* By address, and by what the entry asks besides it. */
+static bool
+has_address(const struct trust_name *name, const struct ip *ip)
+{
+    for (size_t i = 0; i < name->n_addresses; i++)
+        if (ip_eq(&name->addresses[i], ip))
+            return true;
+    return false;
+}
+
+/* Is this one of the addresses of the entry's name, as things stand? */
+static bool
+has_name(const struct config_trust *entry, const struct trust_query *query)
+{
+    const struct trust_names *names = query->names;
+    for (size_t i = 0; names != NULL && i < names->n; i++)
+        if (strcmp(names->list[i].host, entry->host) == 0)
+            return has_address(&names->list[i], &query->peer);
+    return false;
+}
+
+/* The address matches, as `what` says: does the client show what the entry asks besides? */
+static bool
+check_required(const struct config_trust *entry, const struct trust_query *query, const char *kind,
+               const char *what, struct trust_decision *ret)
+{
+    bool needs_auth = entry->require_auth && query->auth_user.n == 0;
+    bool needs_tls = entry->require_tls && !query->tls;
+    snprintf(ret->why, sizeof(ret->why), "%s %s%s%s%s%s", kind, what,
+             needs_auth || needs_tls ? " asks for " : "", needs_auth ? "auth" : "",
+             needs_auth && needs_tls ? " and " : "", needs_tls ? "tls" : "");
+    return !needs_auth && !needs_tls;
+}
+
 static bool
 check_cidr(const struct config_trust *entry, const struct trust_query *query,
            struct trust_decision *ret)
 {
     const struct cidr *block = find_cidr(entry, &query->peer);
     char text[CIDR_TEXT_MAX];
-    if (block == NULL)
-        return false;
-    bool needs_auth = entry->require_auth && query->auth_user.n == 0;
-    bool needs_tls = entry->require_tls && !query->tls;
-    snprintf(ret->why, sizeof(ret->why), "cidr %s%s%s%s%s", cidr_format(block, text),
-             needs_auth || needs_tls ? " asks for " : "", needs_auth ? "auth" : "",
-             needs_auth && needs_tls ? " and " : "", needs_tls ? "tls" : "");
-    return !needs_auth && !needs_tls;
+    return block != NULL && check_required(entry, query, "cidr", cidr_format(block, text), ret);
 }
 
 static bool
@@ -57,7 +82,7 @@ check_entry(const struct config_trust *entry, const struct trust_query *query,
         snprintf(ret->why, sizeof(ret->why), "client certificate");
         return true;
     case CONFIG_TRUST_HOST:
-        return false; /* refused when the configuration is loaded */
+        return has_name(entry, query) && check_required(entry, query, "host", entry->host, ret);
     }
     return false;
 }
@@ -83,8 +108,18 @@ trust_possible(const struct config *config, const struct trust_query *query)
     for (size_t i = 0; i < config->n_trusted; i++) {
         const struct config_trust *entry = &config->trusted[i];
         if (entry->kind == CONFIG_TRUST_USERS || entry->kind == CONFIG_TRUST_CERTIFICATE ||
-            (entry->kind == CONFIG_TRUST_CIDR && find_cidr(entry, &query->peer) != NULL))
+            (entry->kind == CONFIG_TRUST_CIDR && find_cidr(entry, &query->peer) != NULL) ||
+            (entry->kind == CONFIG_TRUST_HOST && has_name(entry, query)))
             return true;
     }
     return false;
+}
+
+const char *
+trust_address_fault(const struct ip *ip, bool allow_private)
+{
+    bool is_inside = ip_is_loopback(ip) || ip_is_private(ip) || ip_is_link_local(ip);
+    if (!ip_is_special(ip) || (is_inside && allow_private))
+        return NULL;
+    return ip_class_name(ip);
 }

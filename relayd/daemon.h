@@ -17,6 +17,7 @@
 #include "relayd/schedule/schedule.h"
 #include "relayd/settings.h"
 #include "relayd/store/store.h"
+#include "relayd/trusted.h"
 #include "relayd/work/inhand.h"
 #include "relayd/work/workers.h"
 
@@ -44,6 +45,7 @@ struct daemon {
     struct dns *dns;
     struct facts *facts;
     struct learned *learned;
+    struct trusted *trusted;
     struct accept *accept;
     struct intake *intake;
     struct schedule *schedule;

@@ -69,6 +69,19 @@ is_interface(const struct facts *facts, const struct ip *ip)
 }
 
 bool
+facts_is_here(const struct facts *facts, const struct ip *ip)
+{
+    const struct config *config = facts->config;
+    for (size_t i = 0; i < facts->n_own; i++)
+        if (ip_eq(&facts->own[i], ip))
+            return true;
+    for (size_t i = 0; i < config->n_listeners; i++)
+        if (ip_eq(&config->listeners[i].ip, ip))
+            return true;
+    return false;
+}
+
+bool
 facts_is_own(const struct facts *facts, const struct ip *ip, uint16_t port)
 {
     const struct config *config = facts->config;

@@ -170,5 +170,8 @@ const char *facts_spf_why(const struct facts_query *query, size_t i);
 /* No callback once this has returned. NULL is fine. */
 void facts_cancel(struct facts_query *query);
 
+/* Does this machine have that address, on an interface or for a listener? */
+bool facts_is_here(const struct facts *facts, const struct ip *ip);
+
 /* Is this one of our own listeners? */
 bool facts_is_own(const struct facts *facts, const struct ip *ip, uint16_t port);

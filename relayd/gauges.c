@@ -15,7 +15,7 @@ struct daemon_gauges {
     struct metric *commits, *commit_ops, *commit_bytes, *sync_seconds, *apply_seconds, *stale;
     struct metric *dns_questions, *dns_hits, *dns_timeouts, *log_dropped, *alerts;
     struct metric *certificate, *pinned;
-    struct metric_family *site_state;
+    struct metric_family *site_state, *name_addresses, *name_stale;
 };
 
 static struct metric *
@@ -85,6 +85,14 @@ collect_site(void *arg, const struct site_info *info)
 }
 
 static void
+collect_name(void *arg, const struct trusted_info *info)
+{
+    struct daemon_gauges *g = arg;
+    metric_set(metric_with(g->name_addresses, info->host), (double)info->n_addresses);
+    metric_set(metric_with(g->name_stale, info->host), (double)info->stale_ms / 1000);
+}
+
+static void
 collect(void *arg)
 {
     struct daemon *d = arg;
@@ -107,6 +115,9 @@ collect(void *arg)
     metric_set(g->alerts, (double)log_alerts_total(d->log));
     metric_family_clear(g->site_state);
     schedule_sites(d->schedule, collect_site, g);
+    metric_family_clear(g->name_addresses);
+    metric_family_clear(g->name_stale);
+    trusted_each(d->trusted, collect_name, g);
 }
 
 static void
@@ -162,6 +173,12 @@ gauges_new(struct daemon *d)
                                    "site", "route", "state", NULL);
     g->pinned = gauge(d, "relayd_pinned_domains",
                       "Domains that the administrator sends by a route of his choice.");
+    g->name_addresses =
+        metrics_family(d->metrics, METRIC_GAUGE, "relayd_trusted_name_addresses",
+                       "Addresses trusted by each name of trusted_clients.", "name", NULL);
+    g->name_stale = metrics_family(d->metrics, METRIC_GAUGE, "relayd_trusted_name_stale_seconds",
+                                   "For how long DNS has not answered for this name; 0: it does.",
+                                   "name", NULL);
     g->outbound = gauge(d, "relayd_outbound_connections", "Connections to destinations.");
     g->dns_questions = counter(d, "relayd_dns_questions_total", "Questions asked of the resolver.");
     g->dns_hits = counter(d, "relayd_dns_cache_hits_total", "Questions answered from the cache.");

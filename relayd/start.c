@@ -193,6 +193,7 @@ open_dns(struct daemon *d)
     d->facts = facts_new(d->dns);
     facts_set_log(d->facts, d->log);
     facts_set_config(d->facts, d->settings->config);
+    trusted_use(d->trusted, d->dns, d->facts, d->settings->config);
     return -1;
 }
 

@@ -171,6 +171,7 @@ daemon_end(struct daemon *d)
     for (size_t i = 0; i < d->n_all; i++)
         settings_free(d->all[i]);
     free(d->all);
+    trusted_free(d->trusted);
     facts_free(d->facts);
     dns_free(d->dns);
     workers_free(d->workers);

@@ -68,8 +68,10 @@ daemon_settings_adopt(struct daemon *d, struct settings *settings)
     d->all[d->n_all++] = settings;
     d->settings = settings;
     settings->refs++; /* accept's, until daemon_config_done() */
-    if (d->facts != NULL)
+    if (d->facts != NULL) {
         facts_set_config(d->facts, settings->config);
+        trusted_use(d->trusted, d->dns, d->facts, settings->config);
+    }
     if (old != NULL)
         daemon_settings_give(d, old);
 }
@@ -327,10 +329,12 @@ void
 wire_accept(struct daemon *d, size_t max_sessions)
 {
     d->intake = intake_new();
+    d->trusted = trusted_new(d->loop, d->log);
     const struct accept_env env = {
         .loop = d->loop,
         .log = d->log,
         .workers = d->workers,
+        .names = trusted_names(d->trusted),
         .rcpt_arg = d,
         .rcpt = verdict_rcpt,
         .rcpt_cancel = verdict_cancel,

@@ -36,6 +36,7 @@ struct accept; /* opaque */
 struct config;
 struct log;
 struct loop;
+struct trust_names;
 struct workers;
 
 #define ACCEPT_HEADER_MAX ((size_t)1 << 20)           /* as HEADER_BYTES_MAX: beyond it 554 5.6.0 */
@@ -105,6 +106,9 @@ struct accept_env {
     struct loop *loop;
     struct log *log;
     struct workers *workers; /* password checks and certificate files */
+    /* What the names of trusted_clients stand for. Changes between calls, never inside one; each
+     * session looks again before it goes on. NULL: nobody is trusted by name. */
+    const struct trust_names *names;
     void *rcpt_arg;
     void (*rcpt)(void *rcpt_arg, struct accept_rcpt_request *req);
     /* The client is gone before the answer: none may follow. `req` is dead when it returns. */

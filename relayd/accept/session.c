@@ -222,6 +222,7 @@ session_run(struct session *s)
     if (s->stage != SESSION_SMTP || s->sink_waits || s->out_waits)
         return;
     assert(!s->running);
+    session_judge_again(s);
     s->running = true;
     do
         want = smtpd_step(s->smtpd, now, &left);

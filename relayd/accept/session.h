@@ -62,6 +62,7 @@ struct session {
     struct net_addr client;
     uint64_t no;
     msec_t started_at;
+    uint64_t names_version; /* of the trusted names that it was judged by */
     uint8_t stage;
     bool running;     /* inside session_run(): answers only mark, it goes on by itself */
     bool asking_rcpt; /* a verdict is awaited */
@@ -125,6 +126,8 @@ void session_cancel(struct session *s); /* everything asked for, and the sink */
 
 /* Tell the core whether this client may relay, as things stand. */
 void session_judge(struct session *s, struct span user);
+/* The same, when the trusted names have changed since. */
+void session_judge_again(struct session *s);
 
 /* ---- check.c ---- */
 

@@ -25,10 +25,22 @@ take_digests(const struct session *s, struct tls_pin *cert, struct tls_pin *spki
 void
 session_judge(struct session *s, struct span user)
 {
-    struct trust_query query = {.peer = s->client.ip, .tls = s->in_tls, .auth_user = user};
+    const struct trust_names *names = s->accept->env.names;
+    struct trust_query query = {
+        .peer = s->client.ip, .tls = s->in_tls, .auth_user = user, .names = names};
     struct tls_pin cert, spki;
     struct trust_decision decision;
 
+    s->names_version = names == NULL ? 0 : names->version;
     take_digests(s, &cert, &spki, &query);
     smtpd_set_trusted(s->smtpd, trust_check(s->setup->config, &query, &decision));
+}
+
+void
+session_judge_again(struct session *s)
+{
+    const struct trust_names *names = s->accept->env.names;
+
+    if (names != NULL && names->version != s->names_version)
+        session_judge(s, smtpd_client(s->smtpd)->user);
 }

@@ -80,6 +80,15 @@ dns_cached(struct dns *dns, const char *name, enum dns_type type)
 }
 
 void
+dns_forget(struct dns *dns, const char *name, enum dns_type type)
+{
+    char canonical[DNS_NAME_BYTES], key_buf[DNS_KEY_BYTES];
+    assert(!dns->telling);
+    if (dns_name_canonical(name, canonical))
+        dns_cache_forget(dns->cache, dns_key(key_buf, canonical, (uint16_t)type));
+}
+
+void
 dns_flush(struct dns *dns)
 {
     assert(!dns->telling);

@@ -106,6 +106,8 @@ void dns_cancel(struct dns_query *query);
 /* The answer if it is known already, else NULL; valid until the next call of this module or the end
  * of the tick. Nothing is sent. */
 const struct dns_answer *dns_cached(struct dns *dns, const char *name, enum dns_type type);
+/* Forget what is known of one question, so that the next one goes out. Not from a dns callback. */
+void dns_forget(struct dns *dns, const char *name, enum dns_type type);
 /* Forget everything known: `relayctl`, tests. */
 void dns_flush(struct dns *dns);
 

@@ -100,6 +100,14 @@ drop(struct dns_cache *c, struct dns_entry *e)
 }
 
 void
+dns_cache_forget(struct dns_cache *c, struct span key)
+{
+    struct dns_entry *e = map_get(&c->map, key);
+    if (e != NULL)
+        drop(c, e);
+}
+
+void
 dns_cache_clear(struct dns_cache *c)
 {
     struct dns_entry *e;

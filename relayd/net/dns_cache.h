@@ -44,6 +44,7 @@ void dns_cache_free(struct dns_cache *c); /* NULL is fine */
 void dns_cache_put(struct dns_cache *c, struct dns_entry *e);
 /* A borrowed entry that holds at `now`, its ttl_s set; or NULL. */
 struct dns_entry *dns_cache_get(struct dns_cache *c, struct span key, msec_t now);
+void dns_cache_forget(struct dns_cache *c, struct span key); /* none there is fine */
 void dns_cache_clear(struct dns_cache *c);
 void dns_cache_set_max(struct dns_cache *c, size_t max);
 size_t dns_cache_n(const struct dns_cache *c);

@@ -646,11 +646,6 @@ static void
 options_of_a_later_version_are_told_apart(void **state)
 {
     (void)state;
-    static const struct fault refused[] = {
-        {NODE MAP "trusted_clients: [{host: a.example}]\n",
-         "c.yaml:3:20: trusted_clients[0].host: not available in this version, remove it"},
-    };
-    check_faults("", refused, N_ELEMENTS(refused), true);
     static const struct fault ignored[] = {
         {NODE TRUST "transport_map: [{default: true, route: direct, learn: true}]\n",
          "c.yaml:3:48: transport_map[0].learn: warning: no effect yet in this version"},

@@ -246,6 +246,10 @@ what_is_meant_passes_without_a_word(void **state)
     (void)state;
     static const struct check_case cases[] = {
         {NODE TRUST MAP, NULL},
+        {NODE MAP TLS "trusted_clients:\n  - {host: a.example, require: [auth], stale_max: 1h}\n"
+                      "  - {host: a.example, require: [tls], stale_max: 1h}\n"
+                      "  - {users_file: users}\n",
+         NULL},
         {NODE TRUST HOPS "transport_map:\n" DEFAULT "  - {domains: [a.b], never_via: [us]}\n",
          NULL},
         {NODE TRUST "local_domains: [a.example]\ntransport_map:\n  - {domains: [a.example], route: "
@@ -396,6 +400,15 @@ an_entry_of_trust_is_of_one_kind(void **state)
          "c.yaml:3:19: trusted_clients[0]: allow_private belongs to host entries"},
         {NODE MAP TLS "trusted_clients: [{cidr: 10.0.0.0/8, require: [auth]}]\n",
          "c.yaml:4:19: trusted_clients[0]: requires auth and nobody can"},
+        {NODE MAP TLS "trusted_clients: [{host: a.example, require: [auth]}]\n",
+         "c.yaml:4:19: trusted_clients[0]: requires auth and nobody can"},
+        {NODE MAP "trusted_clients: [{host: a.example, require: [tls]}]\n",
+         "c.yaml:3:19: trusted_clients[0]: works inside TLS only and there is no certificate"},
+        {NODE MAP "trusted_clients: [{host: a.example}, {host: A.example, stale_max: 1h}]\n",
+         "c.yaml:3:38: trusted_clients[1]: a.example has another stale_max or allow_private in the "
+         "entry at line 3"},
+        {NODE MAP "trusted_clients: [{host: 192.0.2.1}]\n",
+         "c.yaml:3:26: trusted_clients[0].host: "},
         {NODE MAP "trusted_clients: [{cidr: 10.0.0.0/8, require: [spf]}]\n",
          "c.yaml:3:48: trusted_clients[0].require: \"spf\" is not known here, expected a list of "
          "auth, tls"},

@@ -131,6 +131,116 @@ a_stranger_gets_nothing_whatever_is_shown(void **state)
     strbuf_release(&out);
 }
 
+/* A decision about `peer` with what the names stand for. */
+static struct trust_decision
+by_name(const struct config *config, const struct trust_names *names, const char *peer, bool tls,
+        const char *user, bool *ret_possible)
+{
+    struct trust_query query = {.tls = tls, .auth_user = span_str(user), .names = names};
+    struct trust_decision d;
+    assert_true(ip_parse(span_str(peer), &query.peer));
+    trust_check(config, &query, &d);
+    *ret_possible = trust_possible(config, &query);
+    return d;
+}
+
+static void
+a_name_stands_for_its_addresses_of_the_moment(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *peer;
+        bool tls;
+        const char *user;
+        bool relay, possible;
+        const char *why;
+    } cases[] = {
+        {"192.0.2.1", false, "", true, true, "host office.example"},
+        {"::ffff:192.0.2.1", false, "", true, true, "host office.example"},
+        {"2001:db9::1", false, "", true, true, "host office.example"},
+        {"2001:db9::2", false, "", false, false, nothing},
+        {"192.0.2.2", false, "", false, true, "host home.example asks for auth and tls"},
+        {"192.0.2.2", true, "", false, true, "host home.example asks for auth"},
+        {"192.0.2.2", true, "bob", true, true, "host home.example"},
+        {"192.0.2.3", true, "bob", false, false, nothing}, /* of no entry */
+    };
+    static const struct text_file files[] = {
+        {.path = "cert.pem", .text = "CERT", .mode = 0644},
+        {.path = "key.pem", .text = "KEY"},
+        {.path = "users", .text = "u"},
+        {.path = "c.yaml",
+         .text = "node: {name: cn, hostname: cn.example}\n"
+                 "tls: {certificate_file: cert.pem, private_key_file: key.pem}\n"
+                 "trusted_clients:\n"
+                 "  - {host: office.example}\n"
+                 "  - {host: Home.Example, require: [auth, tls]}\n"
+                 "  - {users_file: users}\n"
+                 "transport_map: [{default: true, route: direct}]\n"}};
+    struct strbuf out = STRBUF_INIT;
+    struct config *config = text_load(files, N_ELEMENTS(files), 0, &out);
+    assert_non_null(config);
+    config->n_trusted = 2; /* the users are there for the check of `require` only */
+    struct ip office[2], home, other;
+    assert_true(ip_parse(SPAN("192.0.2.1"), &office[0]));
+    assert_true(ip_parse(SPAN("2001:db9::1"), &office[1]));
+    assert_true(ip_parse(SPAN("192.0.2.2"), &home));
+    assert_true(ip_parse(SPAN("192.0.2.3"), &other));
+    const struct trust_name list[] = {
+        {.host = "other.example", .addresses = &other, .n_addresses = 1},
+        {.host = "home.example", .addresses = &home, .n_addresses = 1},
+        {.host = "office.example", .addresses = office, .n_addresses = 2}};
+    const struct trust_names names = {.list = list, .n = N_ELEMENTS(list)};
+    bool possible;
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
+        struct trust_decision d =
+            by_name(config, &names, cases[i].peer, cases[i].tls, cases[i].user, &possible);
+        if (d.relay != cases[i].relay || possible != cases[i].possible ||
+            strcmp(d.why, cases[i].why) != 0)
+            fail_msg("%s: relay=%d possible=%d %s", cases[i].peer, d.relay, possible, d.why);
+        assert_true((d.entry != NULL) == d.relay);
+        d = by_name(config, NULL, cases[i].peer, cases[i].tls, cases[i].user, &possible);
+        assert_false(d.relay || possible);
+    }
+    config_free(config);
+    strbuf_release(&out);
+}
+
+static void
+a_name_cannot_have_any_address(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *ip, *fault, *fault_in_labs;
+    } cases[] = {
+        {"203.0.113.5", NULL, NULL},
+        {"2001:db8::1", NULL, NULL},
+        {"0.0.0.0", "unspecified", "unspecified"},
+        {"::", "unspecified", "unspecified"},
+        {"224.0.0.1", "multicast", "multicast"},
+        {"255.255.255.255", "multicast", "multicast"},
+        {"ff02::1", "multicast", "multicast"},
+        {"240.0.0.1", "reserved", "reserved"},
+        {"127.0.0.1", "loopback", NULL},
+        {"::1", "loopback", NULL},
+        {"10.0.0.1", "private", NULL},
+        {"100.64.0.1", "private", NULL},
+        {"fd00::1", "private", NULL},
+        {"169.254.1.1", "link-local", NULL},
+        {"fe80::1", "link-local", NULL},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
+        struct ip ip;
+        assert_true(ip_parse(span_str(cases[i].ip), &ip));
+        for (int labs = 0; labs < 2; labs++) {
+            const char *fault = trust_address_fault(&ip, labs),
+                       *expected = labs ? cases[i].fault_in_labs : cases[i].fault;
+            if ((fault == NULL) != (expected == NULL) ||
+                (fault != NULL && strcmp(fault, expected) != 0))
+                fail_msg("%s: %s", cases[i].ip, fault);
+        }
+    }
+}
+
 static void
 a_long_user_name_is_cut_in_the_reason(void **state)
 {
@@ -154,6 +264,8 @@ main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_one_entry_suffices),
         cmocka_unit_test(a_stranger_gets_nothing_whatever_is_shown),
+        cmocka_unit_test(a_name_stands_for_its_addresses_of_the_moment),
+        cmocka_unit_test(a_name_cannot_have_any_address),
         cmocka_unit_test(a_long_user_name_is_cut_in_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
