@@ -34,9 +34,10 @@ struct rig_name {
     const char *mx[3]; /* in order of preference, 10, 20, 30 */
     int rcode;         /* 0: fine, 2: SERVFAIL, 3: NXDOMAIN, -1: no answer at all */
     uint32_t ttl_s;    /* 0: 0; only with mx */
-    bool no_address;   /* it is a host without A and AAAA */
+    bool no_address;   /* it is a host without A */
     bool no_mx;        /* it is a domain without MX */
-    uint32_t ip;       /* its address; 0: some public one */
+    uint32_t ip, ip2;  /* its addresses; 0: some public one, and no second one */
+    uint8_t ip6[16];   /* its AAAA; zero: none */
     int asked;
 };
 
@@ -136,6 +137,10 @@ rig_answer(struct dns_message *m, uint16_t id, const char *name, uint16_t type)
         put_mx(m, name, 300, 10, host);
     } else if (type == DNS_A && (n == NULL || !n->no_address)) {
         put_a(m, name, 300, n != NULL && n->ip != 0 ? n->ip : 0xc6336401u + (uint32_t)strlen(name));
+        if (n != NULL && n->ip2 != 0)
+            put_a(m, name, 300, n->ip2);
+    } else if (type == DNS_AAAA && n != NULL && n->ip6[0] != 0) {
+        put_aaaa(m, name, 300, n->ip6);
     } else {
         put_soa(m, "test", 300, 300);
     }

@@ -110,6 +110,14 @@ put_a(struct dns_message *m, const char *owner, uint32_t ttl_s, uint32_t ip)
 }
 
 static inline void
+put_aaaa(struct dns_message *m, const char *owner, uint32_t ttl_s, const uint8_t ip[16])
+{
+    size_t at = begin_record(m, 0, owner, 28, ttl_s);
+    put_bytes(m, ip, 16);
+    end_record(m, at);
+}
+
+static inline void
 put_mx(struct dns_message *m, const char *owner, uint32_t ttl_s, unsigned pref, const char *host)
 {
     size_t at = begin_record(m, 0, owner, 15, ttl_s);
