@@ -152,7 +152,7 @@ srs0_split(struct span tail, struct srs0 *ret)
         return false;
     ret->local = span_from(tail, 1);
     return part_take(&ret->local, &ret->hash) && part_take(&ret->local, &ret->stamp) &&
-           part_take(&ret->local, &ret->host) && ret->local.n > 0;
+           part_take(&ret->local, &ret->host);
 }
 
 static bool

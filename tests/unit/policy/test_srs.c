@@ -208,6 +208,8 @@ quoted_local_parts_keep_their_meaning(void **state)
          "\"a\\\"b\\\\c\"@src.test"},
         {"\".dots..here.\"@src.test", "\"SRS0=evooFT=2W=src.test=.dots..here.\"@example.com",
          "\".dots..here.\"@src.test"},
+        {"\"\"@otherdomain.com", "SRS0=LqLaso=2W=otherdomain.com=@example.com",
+         "\"\"@otherdomain.com"},
         /* quotes that mean nothing are not kept */
         {"\"test\"@otherdomain.com", "SRS0=vmyz7B=2W=otherdomain.com=test@example.com",
          "test@otherdomain.com"},
@@ -333,8 +335,7 @@ what_is_no_whole_srs_address_is_refused(void **state)
         "SRS0=vmyz7B@example.com",
         "SRS0=vmyz7B=2W@example.com",
         "SRS0=vmyz7B=2W=otherdomain.com@example.com",
-        "SRS0=LqLaso=2W=otherdomain.com=@example.com", /* signed, but nobody's */
-        "SRS0=RrXqoc=2W==test@example.com",            /* signed, but nowhere */
+        "SRS0=RrXqoc=2W==test@example.com", /* signed, but nowhere */
         "SRS0==2W=otherdomain.com=test@example.com",
         "SRS0=vmyz=2W=otherdomain.com=test@example.com", /* postsrsd's four characters */
         "SRS0=vmyz7BI=2W=otherdomain.com=test@example.com",
