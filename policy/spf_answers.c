@@ -82,13 +82,30 @@ take_texts(struct spf_answer *a, const struct spf_record *records, size_t n)
     }
 }
 
+/* The host as it can be asked for; "" like the root when it cannot. malloc'd. */
+static char *
+host_name(struct span text)
+{
+    if (span_ends(text, SPAN(".")))
+        text = span_first(text, text.n - 1);
+    char *name = xstrndup(text.p, text.n < SPF_NAME_BYTES ? text.n : 0);
+    for (size_t i = 0; name[i] != '\0'; i++) {
+        bool dot = name[i] == '.' && (i == 0 || name[i - 1] == '.' || name[i + 1] == '\0');
+        if (dot || name[i] <= ' ' || name[i] >= 0x7f)
+            name[0] = '\0';
+        else
+            name[i] = ascii_lower(name[i]);
+    }
+    return name;
+}
+
 static void
 take_hosts(struct spf_answer *a, size_t max, const struct spf_record *records, size_t n)
 {
     a->n = n < max ? n : max;
     a->hosts = xcalloc(a->n + 1, sizeof(a->hosts[0]));
     for (size_t i = 0; i < a->n; i++)
-        a->hosts[i] = xstrndup(records[i].text.p, records[i].text.n);
+        a->hosts[i] = host_name(records[i].text);
 }
 
 static void
