@@ -348,8 +348,10 @@ plan_with(struct schedule *s, struct rcpt *rcpt, const struct known *known)
     case ROUTE_DELIVER:
         if (!plan_spf(s, rcpt, &ways))
             return;
-        ask.spf = rcpt->spf;
-        ways_find(&ask, &ways);
+        if (rcpt->spf.known && !ask.spf.known) {
+            ask.spf = rcpt->spf;
+            ways_find(&ask, &ways);
+        }
         plan_deliver(s, rcpt, &ways, ask.site);
         break;
     case ROUTE_HOLD:
