@@ -345,6 +345,7 @@ api_stop(struct daemon *d)
         return;
     timer_cancel(loop_clock(d->loop), &d->api->rate_timer);
     explains_stop(d->api);
+    api_checks_stop(d->api);
 }
 
 void

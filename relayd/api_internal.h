@@ -3,8 +3,9 @@
  * call answers: relayd/ops/README.md.
  *
  *   api.c status, health, reload    api_queue.c list, show, body    api_verbs.c retry, hold, ...
- *   api_explain*.c explain    api_route.c routes, suspend    api_trace.c trace    api_jobs.c long
- * jobs and verify api_check.c a new configuration against the queue    api_learned.c pinned routes
+ *   api_explain*.c explain    api_route.c routes, suspend    api_trace.c trace
+ *   api_jobs.c long jobs and verify    api_check.c, api_diff.c a new configuration against the mail
+ *   api_learned.c pinned routes
  */
 #pragma once
 
@@ -27,6 +28,7 @@ struct api {
     size_t rate_at, n_rates;
     struct api_job *jobs; /* newest first */
     uint64_t last_job;
+    struct check *checks;     /* under way */
     struct explain *explains; /* that wait for DNS */
 };
 
@@ -47,6 +49,9 @@ void api_add_enh(cJSON *object, const char *name, struct enh e);
 cJSON *api_item(struct daemon *d, const struct queue_row *row);
 /* The state word of a recipient. */
 const char *api_state(const struct daemon *d, const struct queue_rcpt *rcpt, bool domain_held);
+
+/* End the checks that only wait for facts (api_check.c); others end by themselves. */
+void api_checks_stop(struct api *api);
 
 /* The routes and how they are (api_route.c); the caller owns it. */
 cJSON *api_routes(struct daemon *d);

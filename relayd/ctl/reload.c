@@ -42,25 +42,56 @@ reload_run(struct ctl *ctl)
 
 /* ---- check ---- */
 
+struct part {
+    const char *title, *changes, *checked, *unknown, *complete; /* members of the answer */
+};
+
+/* One of the two lists, and in a sentence below it what was looked at. */
 static void
-print_changes(const struct ctl *ctl, const cJSON *json)
+print_changes(const struct ctl *ctl, const cJSON *json, const struct part *part)
 {
     static const char *const titles[] = {"domain", ">recipients", "from", "to"};
-    const cJSON *changes = cJSON_GetObjectItemCaseSensitive(json, "changes"), *row;
+    const cJSON *changes = cJSON_GetObjectItemCaseSensitive(json, part->changes), *row;
     struct ctl_table table;
-    print_warnings(json);
+    double moved = 0, unknown = api_num(json, part->unknown, 0);
+
+    printf("%s\n\n", part->title);
     ctl_table_init(&table, titles, N_ELEMENTS(titles));
     cJSON_ArrayForEach(row, changes)
     {
+        moved += api_num(row, "recipients", 0);
         ctl_table_add(&table, api_str(row, "domain", NULL));
         ctl_table_printf(&table, "%.0f", api_num(row, "recipients", 0));
         ctl_table_add(&table, api_str(row, "from", NULL));
         ctl_table_add(&table, api_str(row, "to", NULL));
     }
     ctl_table_print(ctl, &table);
-    printf("%s%d change%s among %.0f recipients%s\n", cJSON_GetArraySize(changes) > 0 ? "\n" : "",
-           cJSON_GetArraySize(changes), cJSON_GetArraySize(changes) == 1 ? "" : "s",
-           api_num(json, "checked", 0), api_bool(json, "complete") ? "" : " (a part of the queue)");
+    printf("%s%.0f of %.0f recipients would go another way", moved > 0 ? "\n" : "", moved,
+           api_num(json, part->checked, 0));
+    if (unknown > 0)
+        printf("; %.0f unknown, for want of an answer from DNS", unknown);
+    puts(api_bool(json, part->complete) ? "" : "; not all were looked at");
+}
+
+static void
+print_diff(const struct ctl *ctl, const cJSON *json)
+{
+    static const struct part waiting = {"Waiting mail", "changes", "checked", "unknown",
+                                        "waiting_complete"};
+    static const struct part history = {"Mail of the last 24 hours", "history", "history_checked",
+                                        "history_unknown", "history_complete"};
+    char title[160];
+    struct part past = history;
+
+    print_warnings(json);
+    print_changes(ctl, json, &waiting);
+    if (!api_bool(json, "history_complete")) {
+        snprintf(title, sizeof(title), "Mail that finished since %.80s",
+                 api_str(json, "history_since", "?"));
+        past.title = title;
+    }
+    putchar('\n');
+    print_changes(ctl, json, &past);
 }
 
 static int
@@ -80,7 +111,7 @@ diff_run(struct ctl *ctl, const char *file)
     if (ctl->json) {
         code = ctl_print_json(answer);
     } else {
-        print_changes(ctl, answer);
+        print_diff(ctl, answer);
         code = ctl_finish();
     }
     cJSON_Delete(answer);
@@ -118,12 +149,20 @@ check_run(struct ctl *ctl)
 }
 
 static const struct ctl_option check_options[] = {
-    {"--diff", "NEW.yaml", "tell which waiting mail would change its route under this file"}, {0}};
+    {"--diff", "NEW.yaml",
+     "tell which waiting mail, and which of the last day's, would go another way under this file"},
+    {0}};
 
 const struct ctl_verb ctl_reload_verbs[] = {
     {"reload", "", 0, 0, "apply the changed configuration",
      "A file with errors is reported, and the old configuration stays.", NULL, reload_run},
-    {"check", "", 0, 0, "check the configuration, or compare a new one with the queue",
-     "Without --diff the file of -c is checked, without the daemon.", check_options, check_run},
+    {"check", "", 0, 0, "check the configuration, or compare a new one with the mail",
+     "Without --diff the file of -c is checked, without the daemon. With --diff the daemon decides "
+     "by\n"
+     "both files, for what waits and for what finished in the last 24 hours, each by its own rules "
+     "and\n"
+     "country database; pinned and learned routes are left out. What it has no time for within a\n"
+     "second is said.",
+     check_options, check_run},
     {0},
 };
