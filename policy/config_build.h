@@ -61,6 +61,7 @@ void config_derive(struct builder *b);
 /* config_check.c: what no single option can know. */
 void config_check(struct builder *b);
 void config_check_rules(struct builder *b); /* config_check_rules.c */
+void config_check_map(struct builder *b);   /* config_check_map.c: after all faults */
 /* config_container.c: trusted blocks that hold the default gateway of a container. */
 void config_check_gateway(struct builder *b);
 

@@ -316,4 +316,5 @@ config_check(struct builder *b)
     check_srs(b);
     check_http(b);
     check_learning(b);
+    config_check_map(b);
 }

@@ -36,26 +36,37 @@ check_action(struct builder *b, const struct rule *rule, const struct config_nod
             CONFIG_FAULT(b, rule->mark, path, "%s without a route", of_route[i]);
 }
 
+/* The route itself among its fallbacks is left out: nothing would come of it. */
 static void
-check_fallback(struct builder *b, const struct rule *rule, const struct config_node *node,
+drop_self(struct builder *b, struct rule *rule, const char *path)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < rule->n_fallback; i++)
+        if (rule->fallback[i] != rule->route)
+            rule->fallback[n++] = rule->fallback[i];
+    if (n < rule->n_fallback)
+        CONFIG_WARN(b, rule->mark, path, "route %s is its own fallback, which is ignored",
+                    b->config->routes[rule->route].name);
+    rule->n_fallback = n;
+}
+
+static void
+check_fallback(struct builder *b, struct rule *rule, const struct config_node *node,
                const char *path)
 {
-    const struct config *config = b->config;
-    route_mask seen = (route_mask)1 << rule->route, all = seen;
+    route_mask seen = 0;
     if (rule->action != RULE_ROUTE)
         return;
-    for (size_t i = 0; i < rule->n_fallback; i++) {
-        route_mask bit = (route_mask)1 << rule->fallback[i];
-        all |= bit;
-        if ((seen & bit) != 0)
-            CONFIG_FAULT(b, rule->mark, path, "route %s stands twice in route and fallback",
-                         config->routes[rule->fallback[i]].name);
-        seen |= bit;
-    }
-    if ((all & ~rule->never_via) == 0)
-        CONFIG_FAULT(b, rule->mark, path, "never_via forbids every route of the rule itself");
     if (config_node_get(node, "fallback_after") != NULL && rule->n_fallback == 0)
         CONFIG_FAULT(b, rule->mark, path, "fallback_after without a fallback");
+    drop_self(b, rule, path);
+    for (size_t i = 0; i < rule->n_fallback; i++) {
+        route_mask bit = (route_mask)1 << rule->fallback[i];
+        if ((seen & bit) != 0)
+            CONFIG_FAULT(b, rule->mark, path, "route %s stands twice in fallback",
+                         b->config->routes[rule->fallback[i]].name);
+        seen |= bit;
+    }
 }
 
 static void
@@ -67,8 +78,8 @@ check_country(struct builder *b, const struct config_node *node, const char *pat
 }
 
 static void
-check_rule(struct builder *b, const struct rule *rule, const struct config_node *node,
-           const char *path, const struct rule *default_rule)
+check_rule(struct builder *b, struct rule *rule, const struct config_node *node, const char *path,
+           const struct rule *default_rule)
 {
     if (node->kind != CONFIG_MAPPING)
         return; /* reported by the walk */

@@ -116,8 +116,9 @@ every_option_of_delivery_has_its_default(void **state)
 {
     (void)state;
     struct config *c =
-        load_fine(BASE "hops: {us: {address: us.example}}\n"
-                       "shaping: {providers: [{mx: ['*.qq.com'], max_connections: 4}]}\n");
+        load_fine(NODE TRUST "transport_map: [{default: true, route: us}]\n"
+                             "hops: {us: {address: us.example}}\n"
+                             "shaping: {providers: [{mx: ['*.qq.com'], max_connections: 4}]}\n");
     assert_int_equal(c->n_routes, 2);
     assert_string_equal(c->routes[0].name, "direct");
     assert_int_equal(c->routes[0].kind, ROUTE_DIRECT);
@@ -181,7 +182,9 @@ values_reach_their_fields(void **state)
         "trusted_clients:\n"
         "  - {cidr: [10.0.0.0/8, '::ffff:192.0.2.0/120'], require: [tls, auth]}\n"
         "  - {users_file: users}\n"
-        "  - {client_certificate: 'SPKI:" PIN "'}\n" MAP "hops:\n"
+        "  - {client_certificate: 'SPKI:" PIN "'}\n"
+        "transport_map: [{default: true, route: us, fallback: [six, four]}]\n"
+        "hops:\n"
         "  us: {address: 'US.example:2525', implicit: true, fingerprint: 'sha256:" PIN "',\n"
         "       auth: {username: cn, password_file: pass-crlf}, signs: on,\n"
         "       certificate_file: cert.pem, private_key_file: key.pem,\n"
@@ -643,16 +646,9 @@ rules_by_mx_and_country_say_what_is_wrong(void **state)
 }
 
 static void
-options_of_a_later_version_are_told_apart(void **state)
+what_rules_learn_by_reaches_its_fields(void **state)
 {
     (void)state;
-    static const struct fault ignored[] = {
-        {NODE TRUST "transport_map: [{default: true, route: direct, learn: true}]\n",
-         "c.yaml:3:48: transport_map[0].learn: warning: no effect yet in this version"},
-        {BASE "learning: {ttl: 1h}\n", "c.yaml:4:1: learning: warning: no effect yet"},
-    };
-    check_faults("", ignored, N_ELEMENTS(ignored), false);
-    /* and what they say is kept */
     struct strbuf out = STRBUF_INIT;
     struct config *c =
         load(NODE TRUST "hops: {us: {address: a}}\n"
@@ -672,9 +668,6 @@ options_of_a_later_version_are_told_apart(void **state)
     assert_int_equal(c->classify.rules->n_children, 1);
     config_free(c);
     strbuf_release(&out);
-    /* `learn: false` asks for nothing that is missing */
-    config_free(
-        load_fine(NODE TRUST "transport_map: [{default: true, route: direct, learn: false}]\n"));
 }
 
 static void
@@ -782,7 +775,7 @@ main(int argc, char **argv)
         cmocka_unit_test(a_secret_never_shows_in_a_report),
         cmocka_unit_test(an_outline_reads_no_secret),
         cmocka_unit_test(rules_by_mx_and_country_say_what_is_wrong),
-        cmocka_unit_test(options_of_a_later_version_are_told_apart),
+        cmocka_unit_test(what_rules_learn_by_reaches_its_fields),
         cmocka_unit_test(all_problems_come_at_once_from_top_to_bottom),
         cmocka_unit_test(the_most_specific_provider_wins_whatever_the_order),
         cmocka_unit_test(the_table_is_sound),

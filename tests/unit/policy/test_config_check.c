@@ -14,6 +14,8 @@
 #define MAP "transport_map: [{default: true, route: direct}]\n"
 #define TLS "tls: {certificate_file: cert.pem, private_key_file: key.pem}\n"
 #define HOPS "hops: {us: {address: us.example}, jp: {address: jp.example}}\n"
+#define US "hops: {us: {address: us.example}}\n"
+#define VIA_US "transport_map: [{default: true, route: us}]\n"
 #define DEFAULT "  - {default: true, route: direct}\n"
 #define PIN "'SHA256:ab54a98ceb1f0ad2ab54a98ceb1f0ad2ab54a98ceb1f0ad2ab54a98ceb1f0ad2'"
 
@@ -109,7 +111,7 @@ routes_name_hops_that_exist(void **state)
     check_cases(cases, N_ELEMENTS(cases), REFUSED);
     /* hops may stand below the rules */
     static const struct check_case fine = {
-        NODE TRUST "transport_map: [{default: true, route: us, fallback: [direct]}]\n" HOPS, NULL};
+        NODE TRUST "transport_map: [{default: true, route: us, fallback: [jp]}]\n" HOPS, NULL};
     check_case(&fine, NULL, FINE);
 }
 
@@ -145,14 +147,8 @@ a_rule_says_one_thing_about_some_recipients(void **state)
         {NODE TRUST "transport_map:\n  - {domains: [a.b], discard: true, learn: true}\n" DEFAULT,
          "c.yaml:4:5: transport_map[0]: learn without a route"},
         {NODE TRUST HOPS
-         "transport_map:\n  - {domains: [a.b], route: us, fallback: [direct, us]}\n" DEFAULT,
-         "c.yaml:5:5: transport_map[0]: route us stands twice in route and fallback"},
-        {NODE TRUST HOPS
          "transport_map:\n  - {domains: [a.b], route: us, fallback: [jp, jp]}\n" DEFAULT,
-         "c.yaml:5:5: transport_map[0]: route jp stands twice"},
-        {NODE TRUST HOPS
-         "transport_map:\n  - {domains: [a.b], route: us, never_via: [us]}\n" DEFAULT,
-         "c.yaml:5:5: transport_map[0]: never_via forbids every route of the rule itself"},
+         "c.yaml:5:5: transport_map[0]: route jp stands twice in fallback"},
         {NODE TRUST
          "transport_map:\n  - {domains: [a.b], route: direct, fallback_after: 1h}\n" DEFAULT,
          "c.yaml:4:5: transport_map[0]: fallback_after without a fallback"},
@@ -250,7 +246,8 @@ what_is_meant_passes_without_a_word(void **state)
                       "  - {host: a.example, require: [tls], stale_max: 1h}\n"
                       "  - {users_file: users}\n",
          NULL},
-        {NODE TRUST HOPS "transport_map:\n" DEFAULT "  - {domains: [a.b], never_via: [us]}\n",
+        {NODE TRUST US "transport_map:\n  - {domains: [b.c], route: us}\n" DEFAULT
+                       "  - {domains: [a.b], never_via: [us]}\n",
          NULL},
         {NODE TRUST "local_domains: [a.example]\ntransport_map:\n  - {domains: [a.example], route: "
                     "direct}\n" DEFAULT,
@@ -277,6 +274,161 @@ what_is_meant_passes_without_a_word(void **state)
          NULL},
     };
     check_cases(cases, N_ELEMENTS(cases), FINE);
+}
+
+/* A map between the lines of HOPS and the default rule, which uses both: its first rule is line 5.
+ */
+#define MAP_OF(rules) \
+    NODE TRUST HOPS "transport_map:\n" rules "  - {default: true, route: jp, fallback: [us]}\n"
+#define NEVER "warning: never decides, for the rule at c.yaml:5 matches all that it does\n"
+#define NEVER_MANY \
+    "warning: never decides, for rules above match all that it does, the first at c.yaml:5\n"
+
+static void
+a_rule_that_earlier_ones_cover_is_told(void **state)
+{
+    (void)state;
+#define UPPER(matchers) "  - {" matchers ", route: us}\n"
+#define LOWER(matchers) "  - {" matchers ", hold: why}\n"
+#define TOLD(first, second, how)                                                 \
+    {                                                                            \
+        MAP_OF(UPPER(first) LOWER(second)), "c.yaml:6:5: transport_map[1]: " how \
+    }
+    static const struct check_case cases[] = {
+        TOLD("domains: [a.b]", "domains: [A.B]", NEVER),
+        TOLD("domains: [c.d, a.b]", "domains: [a.b], senders: [x@y.z]", NEVER),
+        TOLD("domains: ['*.b']", "domains: [a.b, x.y.b]", NEVER),
+        TOLD("domains: ['*.b']", "domains: ['*.a.b']", NEVER),
+        TOLD("domains: ['*.b', b]", "domains: ['*.b', b]", NEVER),
+        TOLD("domains_file: list.txt", "domains: [a.example]", NEVER),
+        TOLD("recipients: ['*@a.b']", "domains: [a.b]", NEVER),
+        TOLD("recipients: ['*@*.b']", "domains: ['*.a.b'], mx: [m.n]", NEVER),
+        TOLD("domains: [a.b]", "recipients: [x@a.b]", NEVER),
+        TOLD("recipients: ['*@a.b']", "recipients: [x@a.b, '*@a.b']", NEVER),
+        TOLD("recipients: ['X@*.b']", "recipients: [x@a.b, '\"x\"@*.a.b']", NEVER),
+        TOLD("recipients: [x@a.b]", "domains: ['*.b'], recipients: [x@a.b, x@c.d]", NEVER),
+        TOLD("senders: ['*@y.z']", "domains: [a.b], senders: [x@y.z]", NEVER),
+        TOLD("senders: ['<>']", "senders: ['<>'], domains: [a.b]", NEVER),
+        TOLD("mx: ['*.m.n']", "mx: [h.m.n, '*.h.m.n']", NEVER),
+        {MAP_OF("  - {domains: [a.b], discard: true}\n"
+                "  - {domains: [c.d], reject: '550 5.1.2 x'}\n"
+                "  - {domains: [a.b, c.d], route: us}\n"),
+         "c.yaml:7:5: transport_map[2]: " NEVER_MANY},
+        {MAP_OF("  - {domains: [a.b], recipients: ['*@a.b'], route: us}\n"
+                "  - {domains: [a.b], never_via: [jp], route: us}\n"),
+         "c.yaml:6:5: transport_map[1]: " NEVER},
+        {MAP_OF("  - {domains: [a.b], recipients: [x@c.d], route: us}\n"),
+         "c.yaml:5:5: transport_map[0]: warning: matches nobody, for none of its recipients is in "
+         "one of its domains\n"},
+    };
+    check_cases(cases, N_ELEMENTS(cases), WARNED);
+#define KEPT(first, second)                      \
+    {                                            \
+        MAP_OF(UPPER(first) LOWER(second)), NULL \
+    }
+    static const struct check_case fine[] = {
+        KEPT("domains: [a.b]", "domains: [a.b, a.c]"),
+        KEPT("domains: ['*.a.b']", "domains: [a.b]"),
+        KEPT("domains: [a.b]", "domains: ['*.a.b']"),
+        KEPT("domains: ['*.a.b']", "domains: ['*.b']"),
+        KEPT("domains: [a.b], senders: [x@y.z]", "domains: [a.b]"),
+        KEPT("domains: [a.b], recipients: [x@a.b]", "domains: [a.b]"),
+        KEPT("domains: [a.b], mx: [m.n]", "domains: [a.b]"),
+        KEPT("senders: ['*@*.z']", "domains: [a.b]"), /* the null sender */
+        KEPT("senders: ['*@y.z']", "senders: [x@y.z, '<>']"),
+        KEPT("recipients: [x@a.b]", "recipients: ['*@a.b']"),
+        KEPT("recipients: ['x@*.b']", "domains: [a.b]"),
+        KEPT("mx: [h.m.n]", "mx: ['*.m.n']"),
+        KEPT("domains: [a.b]", "domains_file: list.txt"),
+        KEPT("domains_file: list.txt", "domains: ['*.a.example']"),
+        KEPT("domains: [a.b]", "mx: [a.b]"),
+        {MAP_OF("  - {domains: [a.b], never_via: [jp]}\n  - {domains: [a.b], route: us}\n"), NULL},
+    };
+    check_cases(fine, N_ELEMENTS(fine), FINE);
+}
+
+#define REFUSES "warning: every recipient of this rule will be refused with 550 5.7.1, for "
+
+static void
+a_rule_whose_routes_are_all_fenced_off_is_told(void **state)
+{
+    (void)state;
+    static const struct check_case cases[] = {
+        {MAP_OF("  - {domains: [a.b], route: us, never_via: [us]}\n"),
+         "c.yaml:5:5: transport_map[0]: " REFUSES "its never_via forbids all its routes\n"},
+        {MAP_OF("  - {domains_file: list.txt, route: us, fallback: [jp], never_via: [us, jp]}\n"),
+         "c.yaml:5:5: transport_map[0]: " REFUSES "its never_via forbids all its routes\n"},
+        {NODE TRUST US "transport_map: [{default: true, route: us, never_via: [us]}]\n",
+         "c.yaml:4:17: transport_map[0]: " REFUSES "its never_via"},
+        {MAP_OF("  - {domains: [a.b, c.a.b], route: us}\n"
+                "  - {domains: ['*.b'], never_via: [us]}\n"),
+         "c.yaml:5:5: transport_map[0]: " REFUSES
+         "fences forbid all its routes, the one at c.yaml:6 among them\n"},
+        {MAP_OF("  - {domains: [a.b], route: us, fallback: [jp], never_via: [jp]}\n"
+                "  - {recipients: ['*@a.b'], hold: x, never_via: [us]}\n"),
+         "c.yaml:5:5: transport_map[0]: " REFUSES
+         "fences forbid all its routes, the one at c.yaml:6 among them\n"},
+        {MAP_OF("  - {domains: [a.b, c.d], route: us}\n"
+                "  - {domains: [a.b], never_via: [us]}\n"
+                "  - {domains: [c.d], never_via: [us]}\n"),
+         "c.yaml:5:5: transport_map[0]: " REFUSES "fences forbid all its routes"},
+    };
+    check_cases(cases, N_ELEMENTS(cases), WARNED);
+    static const struct check_case fine[] = {
+        {MAP_OF("  - {domains: [a.b], route: us, fallback: [jp], never_via: [us]}\n"), NULL},
+        {MAP_OF("  - {domains: [a.b, c.d], route: us}\n  - {domains: [a.b], never_via: [us]}\n"),
+         NULL},
+        {MAP_OF("  - {domains: [a.b], route: us}\n"
+                "  - {domains: [a.b], senders: [x@y.z], never_via: [us]}\n"),
+         NULL},
+    };
+    check_cases(fine, N_ELEMENTS(fine), FINE);
+}
+
+static void
+a_hop_that_nothing_uses_is_told(void **state)
+{
+    (void)state;
+    static const struct check_case cases[] = {
+        {NODE TRUST US MAP, "c.yaml:3:8: hops.us: warning: no rule sends anything there, by route "
+                            "or fallback\n"},
+        {NODE TRUST US "transport_map:\n  - {domains: [a.b], never_via: [us]}\n" DEFAULT,
+         "c.yaml:3:8: hops.us: warning: no rule sends anything there"},
+    };
+    check_cases(cases, N_ELEMENTS(cases), WARNED);
+}
+
+static void
+a_route_that_is_its_own_fallback_is_told_and_left_out(void **state)
+{
+    (void)state;
+    struct strbuf out = STRBUF_INIT;
+    struct config *config = load(
+        NODE TRUST HOPS "transport_map:\n  - {domains: [a.b], route: us, fallback: [us, jp, us], "
+                        "fallback_after: 1h}\n"
+                        "  - {default: true, route: direct, fallback: [direct]}\n",
+        NULL, &out);
+    assert_string_equal(out.p, "c.yaml:5:5: transport_map[0]: warning: route us is its own "
+                               "fallback, which is ignored\n"
+                               "c.yaml:6:5: transport_map[1]: warning: route direct is its own "
+                               "fallback, which is ignored\n");
+    assert_non_null(config);
+    assert_int_equal(config->rules[0].n_fallback, 1);
+    assert_int_equal(config->rules[0].fallback[0], 2);
+    assert_int_equal(config->rules[1].n_fallback, 0);
+    config_free(config);
+    strbuf_release(&out);
+}
+
+static void
+warnings_about_the_map_wait_until_it_can_be_read(void **state)
+{
+    (void)state;
+    struct strbuf out = STRBUF_INIT;
+    assert_null(load(NODE TRUST US "transport_map: [{default: true, route: uss}]\n", NULL, &out));
+    assert_non_null(strstr(out.p, "did you mean \"us\"?"));
+    assert_null(strstr(out.p, "no rule sends anything there"));
+    strbuf_release(&out);
 }
 
 #define OURS                                                                                     \
@@ -448,10 +600,10 @@ hops_can_be_reached_as_they_say(void **state)
     };
     check_cases(cases, N_ELEMENTS(cases), REFUSED);
     static const struct check_case fine[] = {
-        {NODE TRUST MAP "listeners: [{address: '127.0.0.1:2525'}]\nhops: {us: {address: "
-                        "'127.0.0.1:25', tls: off}}\n",
+        {NODE TRUST VIA_US "listeners: [{address: '127.0.0.1:2525'}]\n"
+                           "hops: {us: {address: '127.0.0.1:25', tls: off}}\n",
          NULL},
-        {NODE TRUST MAP "hops: {us: {address: '192.0.2.1:25', tls: off}}\n", NULL},
+        {NODE TRUST VIA_US "hops: {us: {address: '192.0.2.1:25', tls: off}}\n", NULL},
     };
     check_cases(fine, N_ELEMENTS(fine), FINE);
 }
@@ -591,6 +743,11 @@ main(int argc, char **argv)
         cmocka_unit_test(replies_of_reject_are_replies),
         cmocka_unit_test(what_works_but_is_probably_not_meant_is_a_warning),
         cmocka_unit_test(what_is_meant_passes_without_a_word),
+        cmocka_unit_test(a_rule_that_earlier_ones_cover_is_told),
+        cmocka_unit_test(a_rule_whose_routes_are_all_fenced_off_is_told),
+        cmocka_unit_test(a_hop_that_nothing_uses_is_told),
+        cmocka_unit_test(a_route_that_is_its_own_fallback_is_told_and_left_out),
+        cmocka_unit_test(warnings_about_the_map_wait_until_it_can_be_read),
         cmocka_unit_test(srs_has_secrets_worth_the_name),
         cmocka_unit_test(srs_has_a_domain_where_nobody_lives),
         cmocka_unit_test(listeners_and_certificates_fit_together),

@@ -156,7 +156,8 @@ a_node_is_loaded_from_disk(void **state)
     struct config *c = load("home.yaml", &out);
     if (c == NULL)
         fail_msg("%s", out.p);
-    assert_non_null(strstr(out.p, "transport_map[2].learn: warning: "));
+    if (out.n > 0)
+        fail_msg("%s", out.p); /* not a warning */
     assert_int_equal(c->n_routes, 3);
     assert_true(span_eq(c->hops[0].password, SPAN("geheim")));
     char *key = xasprintf("%smydomain.com.pem", dir);
