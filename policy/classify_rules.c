@@ -1,8 +1,11 @@
 /*
  * classify_rules.c - compiling rules and finding the first one that holds.
  *
- * Cheap conditions (codes, stage, host) are asked before the regex. Regexes are the operator's own
- * text, so matching is bounded: a runaway one counts as no match.
+ *   words ─▶ index: the pieces that may match ─▶ in order: codes, stage, host ─▶ regex ─▶ unless
+ *
+ * An expression is compiled piece by piece (classify_literals.c), so that of hundreds a reply is
+ * matched with the few whose literals are in it. Regexes are the operator's own text, so matching
+ * is bounded: a runaway one counts as no match.
  */
 #include "policy/classify_internal.h"
 
@@ -21,6 +24,7 @@ classify_rules_new(void)
     rules->match_data = pcre2_match_data_create(1, NULL);
     rules->compile = pcre2_compile_context_create(NULL);
     rules->context = pcre2_match_context_create(NULL);
+    rules->index = classify_index_new();
     assert(rules->match_data != NULL && rules->compile != NULL && rules->context != NULL);
     pcre2_set_match_limit(rules->context, MATCH_LIMIT);
     return rules;
@@ -30,7 +34,6 @@ static void
 rule_free(struct compiled_rule *rule)
 {
     free(rule->name);
-    pcre2_code_free(rule->match);
     pcre2_code_free(rule->unless);
     for (size_t i = 0; i < rule->n_mx; i++)
         free(rule->mx[i]);
@@ -44,7 +47,13 @@ classify_rules_free(struct classify_rules *rules)
         return;
     for (size_t i = 0; i < rules->n; i++)
         rule_free(rules->items[i]);
+    for (size_t i = 0; i < rules->n_pieces; i++)
+        pcre2_code_free(rules->pieces[i].match);
     free(rules->items);
+    free(rules->pieces);
+    free(rules->always);
+    free(rules->hits);
+    classify_index_free(rules->index);
     pcre2_match_data_free(rules->match_data);
     pcre2_compile_context_free(rules->compile);
     pcre2_match_context_free(rules->context);
@@ -170,8 +179,6 @@ regex_compile(const struct classify_rules *rules, const char *what, struct span 
     size_t at;
     if (text.n == 0)
         return ERR_OK;
-    if (text.n > CLASSIFY_MATCH_MAX)
-        return err_set(err, ERR_INVAL, "%s: longer than %u octets", what, CLASSIFY_MATCH_MAX);
     pcre2_code *regex = pcre2_compile((PCRE2_SPTR)text.p, text.n,
                                       PCRE2_CASELESS | PCRE2_NEVER_UTF | PCRE2_NO_AUTO_CAPTURE |
                                           PCRE2_NEVER_BACKSLASH_C,
@@ -182,10 +189,28 @@ regex_compile(const struct classify_rules *rules, const char *what, struct span 
         return err_set(err, ERR_INVAL, "%s: %s, at character %zu of the expression", what, reason,
                        at + 1);
     }
-    /* Without JIT (a hardened kernel) matching is slower and otherwise the same. */
-    (void)pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE);
     *ret = regex;
     return ERR_OK;
+}
+
+/* Without JIT (a hardened kernel) matching is slower and otherwise the same. */
+static void
+regex_speed_up(pcre2_code *regex)
+{
+    if (regex != NULL)
+        (void)pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE);
+}
+
+/* A whole `match` is compiled first, alone for what there is to say about it. */
+static enum err_code
+regex_check(const struct classify_rules *rules, const char *what, struct span text, struct err *err)
+{
+    pcre2_code *regex = NULL;
+    if (text.n > CLASSIFY_MATCH_MAX)
+        return err_set(err, ERR_INVAL, "%s: longer than %u octets", what, CLASSIFY_MATCH_MAX);
+    enum err_code code = regex_compile(rules, what, text, &regex, err);
+    pcre2_code_free(regex);
+    return code;
 }
 
 static enum err_code
@@ -213,13 +238,87 @@ rule_compile(const struct classify_rules *rules, const struct classify_rule *rul
     }
     enum err_code code = lists_compile(out, rule, err);
     if (code == ERR_OK)
-        code = regex_compile(rules, "match", rule->match, &out->match, err);
+        code = regex_check(rules, "match", rule->match, err);
+    if (code == ERR_OK)
+        code = regex_check(rules, "unless", rule->unless, err);
     if (code == ERR_OK)
         code = regex_compile(rules, "unless", rule->unless, &out->unless, err);
+    regex_speed_up(out->unless);
     if (code == ERR_OK && rule->match.n == 0 && out->n_codes == 0 && out->n_enhs == 0 &&
         out->n_mx == 0)
         code = err_set(err, ERR_INVAL, "a rule needs match, code, enhanced or mx");
     return code;
+}
+
+static void
+piece_add(struct classify_rules *rules, const struct piece *piece, bool always)
+{
+    size_t i = rules->n_pieces;
+    if (i == rules->cap_pieces) {
+        rules->cap_pieces = i == 0 ? 1024 : i * 2;
+        rules->pieces = xrealloc(rules->pieces, rules->cap_pieces * sizeof(rules->pieces[0]));
+        rules->always = xrealloc(rules->always, rules->cap_pieces / 8);
+        rules->hits = xrealloc(rules->hits, rules->cap_pieces / 8);
+        memset(rules->always + i / 64, 0, (rules->cap_pieces - i) / 8);
+    }
+    rules->pieces[i] = *piece;
+    rules->always[i / 64] |= (uint64_t)always << i % 64;
+    rules->n_pieces++;
+}
+
+struct piece_adder {
+    struct classify_rules *rules;
+    const struct compiled_rule *rule;
+    struct err *err;
+    enum err_code code;
+};
+
+static void
+branch_add(struct span branch, const struct classify_literal *literals, size_t n, void *arg)
+{
+    struct piece_adder *adder = arg;
+    struct classify_rules *rules = adder->rules;
+    struct piece piece = {.rule = adder->rule};
+    if (adder->code != ERR_OK)
+        return;
+    if (rules->n_pieces == CLASSIFY_PIECES_MAX)
+        adder->code = err_set(adder->err, ERR_LIMIT, "more than %u alternatives in all rules",
+                              CLASSIFY_PIECES_MAX);
+    else
+        adder->code = regex_compile(rules, "match", branch, &piece.match, adder->err);
+    if (adder->code != ERR_OK)
+        return;
+    regex_speed_up(piece.match);
+    for (size_t i = 0; i < n; i++)
+        classify_index_add(rules->index, &literals[i], (uint32_t)rules->n_pieces);
+    piece_add(rules, &piece, n == 0);
+}
+
+/* Literals of pieces that are taken back stay in the index: they only cost a try. */
+static void
+pieces_cut(struct classify_rules *rules, size_t n)
+{
+    for (; rules->n_pieces > n; rules->n_pieces--) {
+        size_t i = rules->n_pieces - 1;
+        pcre2_code_free(rules->pieces[i].match);
+        rules->always[i / 64] &= ~(UINT64_C(1) << i % 64);
+    }
+}
+
+static enum err_code
+pieces_add(struct classify_rules *rules, const struct compiled_rule *rule, struct span match,
+           struct err *err)
+{
+    struct piece_adder adder = {rules, rule, err, ERR_OK};
+    size_t n_before = rules->n_pieces;
+    if (match.n == 0) {
+        piece_add(rules, &(struct piece){.rule = rule}, true);
+        return ERR_OK;
+    }
+    classify_branches(match, branch_add, &adder);
+    if (adder.code != ERR_OK)
+        pieces_cut(rules, n_before);
+    return adder.code;
 }
 
 enum err_code
@@ -229,6 +328,8 @@ classify_rules_add(struct classify_rules *rules, const struct classify_rule *rul
         return err_set(err, ERR_LIMIT, "more than %u rules", CLASSIFY_RULES_MAX);
     struct compiled_rule *compiled = xcalloc(1, sizeof(*compiled));
     enum err_code code = rule_compile(rules, rule, compiled, err);
+    if (code == ERR_OK)
+        code = pieces_add(rules, compiled, rule->match, err);
     if (code != ERR_OK) {
         rule_free(compiled);
         return code;
@@ -241,8 +342,7 @@ classify_rules_add(struct classify_rules *rules, const struct classify_rule *rul
     return ERR_OK;
 }
 
-/* -- finding
- * ---------------------------------------------------------------------------------------- */
+/* -- finding ---------------------------------------------------------------------------------- */
 
 static bool
 regex_matches(struct classify_rules *rules, const pcre2_code *regex, struct span words)
@@ -291,23 +391,38 @@ mx_holds(const struct compiled_rule *rule, struct span mx)
     return rule->n_mx == 0;
 }
 
+/* All conditions but the text. */
 static bool
-rule_holds(struct classify_rules *rules, const struct compiled_rule *rule,
-           const struct classify_reply *reply, struct span words)
+numbers_hold(const struct compiled_rule *rule, const struct classify_reply *reply)
 {
     return codes_hold(rule, reply->code) && enhs_hold(rule, reply->enh) &&
            (rule->stages == 0 || (rule->stages >> reply->stage & 1) != 0) &&
-           mx_holds(rule, reply->mx) &&
-           (rule->match == NULL || regex_matches(rules, rule->match, words)) &&
-           (rule->unless == NULL || !regex_matches(rules, rule->unless, words));
+           mx_holds(rule, reply->mx);
 }
 
 const struct compiled_rule *
 classify_rules_find(struct classify_rules *rules, const struct classify_reply *reply,
                     struct span words)
 {
-    for (size_t i = 0; i < rules->n; i++)
-        if (rule_holds(rules, rules->items[i], reply, words))
-            return rules->items[i];
+    const struct compiled_rule *failed = NULL; /* no further piece of it is tried */
+    size_t n_words = (rules->n_pieces + 63) / 64;
+    for (size_t i = 0; i < n_words; i++)
+        rules->hits[i] = rules->always[i];
+    classify_index_find(rules->index, words, rules->hits);
+    for (size_t i = 0; i < n_words; i++) {
+        for (uint64_t bits = rules->hits[i]; bits != 0; bits &= bits - 1) {
+            const struct piece *piece = &rules->pieces[i * 64 + (size_t)__builtin_ctzll(bits)];
+            const struct compiled_rule *rule = piece->rule;
+            if (rule == failed)
+                continue;
+            if (!numbers_hold(rule, reply))
+                failed = rule;
+            else if (piece->match == NULL || regex_matches(rules, piece->match, words)) {
+                if (rule->unless == NULL || !regex_matches(rules, rule->unless, words))
+                    return rule;
+                failed = rule;
+            }
+        }
+    }
     return NULL;
 }

@@ -78,7 +78,13 @@ is_ip(struct span word)
 static bool
 is_address_octet(char c)
 {
-    return (unsigned char)c > ' ' && (c == '@' || strchr("<>()[]{},;:\"'`?&=/\\|!", c) == NULL);
+    static const bool other[256] = {
+        ['<'] = true, ['>'] = true,  ['('] = true,  [')'] = true, ['['] = true, [']'] = true,
+        ['{'] = true, ['}'] = true,  [','] = true,  [';'] = true, [':'] = true, ['"'] = true,
+        ['`'] = true, ['?'] = true,  ['&'] = true,  ['='] = true, ['/'] = true, ['|'] = true,
+        ['!'] = true, ['\''] = true, ['\\'] = true,
+    };
+    return (unsigned char)c > ' ' && !other[(unsigned char)c];
 }
 
 /* Octets of an IP address at the start of `s`; 0: none. */
