@@ -173,6 +173,7 @@ static const struct enh_row {
     {2, 2, REPLY_QUOTA_FULL},
     {2, 3, REPLY_MESSAGE_TOO_LARGE},
     {2, 4, REPLY_SERVER_CONFIG},
+    {3, 0, REPLY_OTHER}, /* what a local rule of Sendmail says when it says no number */
     {3, 4, REPLY_MESSAGE_TOO_LARGE},
     {3, 5, REPLY_SERVER_CONFIG},
     {3, CLASSIFY_ANY, REPLY_SERVER_BUSY},
