@@ -28,9 +28,9 @@ struct spf_term {
 
 /* A record, checked as a whole: terms in order, modifiers apart. */
 struct spf_policy {
-    const char *fault;   /* what is wrong with it, NULL: nothing */
-    struct span culprit; /* the term that is */
-    struct spf_term *terms;
+    const char *fault;      /* what is wrong with it, NULL: nothing */
+    struct span culprit;    /* the term that is */
+    struct spf_term *terms; /* those that can be reached */
     size_t n_terms;
     bool has_all;         /* then redirect has no effect (section 5.1) */
     struct span redirect; /* its domain-spec, empty: none */

@@ -181,35 +181,53 @@ modifier_parse(struct span name, struct span value, struct spf_policy *policy, b
     return NULL;
 }
 
+/*
+ * Keep a term, unless the walk never comes to it: behind `all`, and behind one term more that needs
+ * DNS than there may be.
+ */
+static void
+keep_term(struct spf_policy *policy, const struct spf_term *term, size_t *n_dns)
+{
+    if (policy->has_all || *n_dns > SPF_TERMS_MAX)
+        return;
+    if ((policy->n_terms & (policy->n_terms - 1)) == 0) /* full: 0, 1, 2, 4, 8, ... */
+        policy->terms =
+            xrealloc(policy->terms, (2 * policy->n_terms + 1) * sizeof(policy->terms[0]));
+    policy->terms[policy->n_terms++] = *term;
+    policy->has_all = term->kind == SPF_KIND_ALL;
+    *n_dns +=
+        term->kind != SPF_KIND_ALL && term->kind != SPF_KIND_IP4 && term->kind != SPF_KIND_IP6;
+}
+
 struct spf_policy *
 spf_policy_parse(struct span text)
 {
     struct spf_policy *policy = xcalloc(1, sizeof(*policy));
     bool has_exp = false;
+    size_t n_dns = 0;
 
     if (text.n > SPF_RECORD_MAX) {
         policy->fault = "the record is too long";
         return policy;
     }
     policy->text = xstrndup(text.p, text.n);
-    policy->terms = xcalloc(text.n / 2 + 1, sizeof(policy->terms[0]));
     struct span rest = span_from(span_of(policy->text, text.n), 6);
     while (rest.n > 0 && policy->fault == NULL) {
-        struct span term = span_cut(&rest, ' ');
-        if (term.n == 0)
+        struct span word = span_cut(&rest, ' ');
+        struct spf_term term;
+        if (word.n == 0)
             continue;
-        size_t n_name = modifier_name(term);
-        policy->culprit = term;
+        size_t n_name = modifier_name(word);
+        policy->culprit = word;
         if (n_name > 0) {
-            policy->fault = modifier_parse(span_first(term, n_name), span_from(term, n_name + 1),
+            policy->fault = modifier_parse(span_first(word, n_name), span_from(word, n_name + 1),
                                            policy, &has_exp);
             continue;
         }
-        struct spf_term *t = &policy->terms[policy->n_terms++];
-        policy->fault = directive_parse(term, t);
-        policy->has_all |= t->kind == SPF_KIND_ALL;
+        policy->fault = directive_parse(word, &term);
+        if (policy->fault == NULL)
+            keep_term(policy, &term, &n_dns);
     }
-    policy->terms = xrealloc(policy->terms, (policy->n_terms + 1) * sizeof(policy->terms[0]));
     return policy;
 }
 

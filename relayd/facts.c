@@ -4,6 +4,7 @@
  *
  *   facts_site_*    MX of the domain -> key of the set of hosts          (schedule, per recipient)
  *   facts_domain_*  facts_domain.c
+ *   facts_spf_*     facts_spf.c
  *   facts_direct_*, facts_hop_*: facts_endpoints.c
  *
  * Called by relayd/schedule through wire.c and by `explain`.
@@ -28,6 +29,8 @@ facts_new(struct dns *dns)
 void
 facts_free(struct facts *facts)
 {
+    if (facts != NULL)
+        facts_spf_cache_free(facts->spf);
     free(facts);
 }
 
@@ -232,6 +235,7 @@ facts_query_free(struct facts_query *q)
     for (size_t i = 0; i < q->n_hosts; i++)
         free(q->hosts[i].name);
     facts_domain_free(q->lookup);
+    facts_spf_free(q->spf);
     free(q->domain);
     free(q->hop);
     free(q);

@@ -1,5 +1,5 @@
 /*
- * facts_private - what facts.c and facts_endpoints.c share; nobody else includes this.
+ * facts_private - what the files of facts share; nobody else includes this.
  */
 #pragma once
 
@@ -15,6 +15,7 @@ struct facts {
     struct log *log;                        /* NULL: none */
     struct ip own[FACTS_OWN_ADDRESSES_MAX]; /* of this machine's interfaces */
     size_t n_own;
+    struct spf_cache *spf; /* NULL until the first look-up */
 };
 
 /* One host of a direct look-up and its two questions. */
@@ -38,6 +39,12 @@ struct hop_port {
 struct domain_lookup;
 void facts_domain_free(struct domain_lookup *lookup); /* NULL is fine */
 
+/* A look-up of what a sender's SPF record says, and results kept: facts_spf.c. */
+struct spf_lookup;
+void facts_spf_free(struct spf_lookup *lookup); /* NULL is fine */
+struct spf_cache;
+void facts_spf_cache_free(struct spf_cache *cache); /* likewise */
+
 struct facts_query {
     struct facts *facts;
     char *domain;
@@ -49,6 +56,7 @@ struct facts_query {
     size_t n_ports;
     struct dns_query *mx; /* or whatever one question is under way */
     struct domain_lookup *lookup;
+    struct spf_lookup *spf;
     struct host_lookup hosts[FACTS_HOSTS_MAX];
     size_t n_hosts, n_open;
     char key[FACTS_SITE_KEY_MAX];

@@ -222,6 +222,12 @@ dns_new(struct loop *loop, const struct dns_config *config, struct dns **ret, st
     return code;
 }
 
+struct loop *
+dns_loop(const struct dns *dns)
+{
+    return dns->loop;
+}
+
 void
 dns_free(struct dns *dns)
 {

@@ -91,13 +91,15 @@ dns_new(struct loop *loop, const struct dns_config *config, struct dns **ret, st
  * cache stays unless the servers changed. On an error nothing changes. Not from a dns callback. */
 MUST_CHECK enum err_code
 dns_reconfigure(struct dns *dns, const struct dns_config *config, struct err *err);
+/* The loop it runs on. */
+struct loop *dns_loop(const struct dns *dns);
 /* No callback afterwards; queries still open are gone. Not from a dns callback. NULL is fine. */
 void dns_free(struct dns *dns);
 
 /*
- * Ask for `name` (A-labels, with or without a final dot; copied) and `type`. cb(arg, answer) is
- * called exactly once, never before this returns, unless dns_cancel() comes first. The query is
- * gone when cb is called. Returns the handle for dns_cancel(), never NULL.
+ * Ask for `name` (A-labels, with or without a final dot, odd octets as \DDD; copied) and `type`.
+ * cb(arg, answer) is called exactly once, never before this returns, unless dns_cancel() comes
+ * first. The query is gone when cb is called. Returns the handle for dns_cancel(), never NULL.
  */
 struct dns_query *dns_query(struct dns *dns, const char *name, enum dns_type type,
                             void (*cb)(void *arg, const struct dns_answer *answer), void *arg);
