@@ -120,27 +120,45 @@ name_read(struct message m, size_t at, char out[DNS_NAME_BYTES])
     return after != 0 ? after : at + 1;
 }
 
+/* The octet that \DDD at `at` of `s` stands for; -1 when there is none. */
+static int
+escaped_octet(struct span s, size_t at)
+{
+    uint64_t octet;
+    if (at + 4 > s.n || !span_u64(span_of(s.p + at + 1, 3), &octet) || octet > 255)
+        return -1;
+    return (int)octet;
+}
+
 bool
 dns_name_canonical(const char *name, char ret[DNS_NAME_BYTES])
 {
-    size_t n = strlen(name), label = 0;
+    struct span s = span_str(name);
+    size_t label = 0, n_wire = 0, n_out = 0;
 
-    if (n > 0 && name[n - 1] == '.')
-        n--;
-    if (n == 0 || n > NAME_WIRE_MAX - 2)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)name[i];
+    if (span_ends(s, SPAN(".")))
+        s = span_first(s, s.n - 1);
+    for (size_t i = 0; i < s.n; i++, n_wire++) {
+        int c = (unsigned char)s.p[i];
+        if (n_wire == NAME_WIRE_MAX - 2)
+            return false;
         if (c == '.') {
             if (label == 0)
                 return false;
             label = 0;
-        } else if (c <= ' ' || c >= 0x7f || c == '\\' || ++label > LABEL_MAX) {
-            return false;
+            ret[n_out++] = '.';
+            continue;
         }
-        ret[i] = ascii_lower((char)c);
+        if (c <= ' ' || c >= 0x7f || ++label > LABEL_MAX)
+            return false;
+        if (c == '\\') {
+            if ((c = escaped_octet(s, i)) < 0)
+                return false;
+            i += 3;
+        }
+        n_out += octet_text(ret + n_out, (uint8_t)c);
     }
-    ret[n] = '\0';
+    ret[n_out] = '\0';
     return label > 0;
 }
 
@@ -160,10 +178,14 @@ dns_question(uint8_t ret[DNS_QUESTION_BYTES], uint16_t id, const char *name, uin
     p += HEADER_BYTES;
     for (struct span rest = span_str(name); rest.n > 0;) {
         struct span label = span_cut(&rest, '.');
-        assert(label.n > 0 && label.n <= LABEL_MAX);
-        *p++ = (uint8_t)label.n;
-        memcpy(p, label.p, label.n);
-        p += label.n;
+        uint8_t *length = p++;
+        for (size_t i = 0; i < label.n; i++) {
+            bool escaped = label.p[i] == '\\';
+            *p++ = (uint8_t)(escaped ? escaped_octet(label, i) : label.p[i]);
+            i += escaped ? 3 : 0;
+        }
+        *length = (uint8_t)(p - length - 1);
+        assert(*length > 0 && *length <= LABEL_MAX);
     }
     *p++ = 0;
     put16(p, type);

@@ -13,7 +13,8 @@
 #define DNS_QUESTION_BYTES 300    /* header, one question, OPT */
 #define DNS_WALK_RECORDS_MAX 2048 /* of one message looked at */
 
-/* The canonical text of a name to ask for: lower case, no final dot. False when it is none. */
+/* The canonical text of a name to ask for: lower case, no final dot, blanks and what is not
+ * printable ASCII as \DDD (and only as that, in `name` too). False when it is none. */
 bool dns_name_canonical(const char *name, char ret[DNS_NAME_BYTES]);
 
 /*

@@ -342,9 +342,43 @@ questions_are_written_and_names_checked(void **state)
         "a\tb",
         "\xc3\xa9.test",
         "a\\b",
+        "a\\25",
+        "a\\256.test",
+        "a\\2x5.test",
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.t"};
     for (size_t i = 0; i < N_ELEMENTS(bad); i++)
         assert_false(dns_name_canonical(bad[i], name));
+}
+
+/* A name may hold any octet (RFC 2181 section 11); as text they are escaped, in one way only. */
+static void
+odd_octets_are_asked_for(void **state)
+{
+    static const uint8_t expected[] = {5, 'a', ' ', '\\', 0xff, '.', 4, 't', 'e', 's', 't', 0};
+    char name[DNS_NAME_BYTES], again[DNS_NAME_BYTES];
+    uint8_t q[DNS_QUESTION_BYTES];
+
+    (void)state;
+    assert_true(dns_name_canonical("\\065\\032\\092\\255\\046.test", name));
+    assert_string_equal(name, "a\\032\\092\\255\\046.test");
+    assert_true(dns_name_canonical(name, again));
+    assert_string_equal(again, name);
+    dns_question(q, 1, name, DNS_A, false);
+    assert_memory_equal(q + 12, expected, sizeof(expected));
+    put_header(&m, 1, 0, "x", DNS_A); /* the server repeats the question as it came */
+    m.n = 12;
+    put_bytes(&m, q + 12, sizeof(expected) + 4);
+    free(walk_over(name, DNS_A, DNS_WALK_ANSWER));
+
+    CLEANUP(strbuf_release) struct strbuf longest = STRBUF_INIT;
+    for (size_t i = 0; i < 253; i++)
+        strbuf_add_str(&longest, i % 64 == 63 ? "." : "\\007");
+    strbuf_add_byte(&longest, '\0');
+    assert_true(dns_name_canonical(longest.p, name));
+    assert_in_range(dns_question(q, 1, name, DNS_A, true), 253, DNS_QUESTION_BYTES);
+    longest.p[longest.n - 1] = 'x';
+    strbuf_add_byte(&longest, '\0');
+    assert_false(dns_name_canonical(longest.p, name));
 }
 
 static void
@@ -395,6 +429,7 @@ main(int argc, char **argv)
         cmocka_unit_test(every_cut_of_an_answer_is_refused_or_harmless),
         cmocka_unit_test(an_answer_to_another_question_is_refused),
         cmocka_unit_test(questions_are_written_and_names_checked),
+        cmocka_unit_test(odd_octets_are_asked_for),
         cmocka_unit_test(resolv_conf_is_read_for_its_name_servers),
         cmocka_unit_test(reverse_names_are_made),
     };
