@@ -32,8 +32,8 @@ struct config;
 
 /*
  * Characters of the hash. Anybody may try addresses at srs.domain, and with case ignored a guess
- * hits with 2^-5 a character: the usual four are found in a million RCPTs, some minutes' work. Six
- * take 2^30. More would cost octets of the local part, of which 64 are safe everywhere.
+ * hits with 2^-5 a character: the usual four are found in a million RCPTs, six in 2^30. More would
+ * cost octets of the local part, of which only 64 are safe everywhere.
  */
 #define SRS_HASH_CHARS 6
 /* Each secret more makes guessing as much easier; a rotation needs two. */
@@ -57,6 +57,7 @@ struct srs {
     size_t n_secrets;
 };
 
+/* The `srs` section, or what applies to nobody when there is none. */
 struct srs srs_of(const struct config *config);
 
 /*
