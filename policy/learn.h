@@ -37,8 +37,9 @@
 /* A recipient that took the slot and said nothing more (removed, held, stuck) blocks others for so
  * long: more than a connection and its transaction take. */
 #define LEARN_LEASE_MS (15 * MINUTE)
-/* Learned at most: 100 MB with the longest names, and more destinations that refuse us than a relay
- * has whose mail still goes out. Beyond it the one whose time ends first goes. */
+/* Learned at most: more destinations that refuse us than a relay has whose mail still goes out.
+ * 52 MiB with usual names, 171 MiB if all are the longest. Beyond it the one whose time ends first
+ * goes. */
 #define LEARN_ENTRIES_MAX 100000u
 /* Sites whose path failed lately. Beyond it the counter that failed longest ago goes. */
 #define LEARN_COUNTERS_MAX 10000u
@@ -197,8 +198,8 @@ learn_each(const struct learn *l, void (*each)(void *arg, const struct learn_ent
 /* Forget all entries of the domain or of the site with this label or key; returns how many. */
 size_t learn_forget(struct learn *l, struct span name);
 /* Forget what has been due for max_ttl without a verdict: nobody writes there. Call it now and
- * then; returns how many. */
-size_t learn_sweep(struct learn *l, msec_t now);
+ * then; returns how many, at most `max`. */
+size_t learn_sweep(struct learn *l, msec_t now, size_t max);
 
 /* ---- rows ----
  *

@@ -278,10 +278,10 @@ learn_forget(struct learn *l, struct span name)
 }
 
 size_t
-learn_sweep(struct learn *l, msec_t now)
+learn_sweep(struct learn *l, msec_t now, size_t max)
 {
     size_t n = 0;
-    while (l->n > 0 && now - l->heap[0]->e.until_at >= l->config.max_ttl_ms) {
+    while (n < max && l->n > 0 && now - l->heap[0]->e.until_at >= l->config.max_ttl_ms) {
         learn_row_remove(l, l->heap[0], LEARN_SWEPT);
         n++;
     }

@@ -9,6 +9,8 @@
 #include "relayd/learned.h"
 
 #define PIN_MAX_MS (365 * DAY)
+/* Learned routes of one answer: the loop makes it in one go, and nobody reads more of them. */
+#define LIST_MAX 10000u
 
 static void
 add_pin(void *arg, const struct pin *pin)
@@ -30,13 +32,20 @@ add_pin(void *arg, const struct pin *pin)
 
 struct listing {
     cJSON *rows;
+    size_t n, more; /* shown; and left out */
     msec_t now;
 };
 
 static void
 add_learned(void *arg, const struct learn_entry *e)
 {
-    const struct listing *listing = arg;
+    struct listing *listing = arg;
+
+    if (listing->n == LIST_MAX) {
+        listing->more++;
+        return;
+    }
+    listing->n++;
     cJSON *row = cJSON_CreateObject();
 
     cJSON_AddStringToObject(row, "kind", learn_scope_name(e->scope));
@@ -72,6 +81,7 @@ learned_get(struct control_call *call, void *arg)
                               .now = clock_wall(loop_clock(api->d->loop))};
     schedule_pins(api->d->schedule, add_pin, listing.rows);
     learned_each(api->d->learned, add_learned, &listing);
+    cJSON_AddNumberToObject(json, "more", (double)listing.more);
     control_json(call, 200, json);
 }
 

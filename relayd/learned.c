@@ -280,10 +280,11 @@ static void
 on_sweep(void *arg)
 {
     struct learned *l = arg;
-    learn_sweep(l->table, now_of(l));
+    bool more = learn_sweep(l->table, now_of(l), LEARNED_SWEEP_ROWS) == LEARNED_SWEEP_ROWS;
     if (l->pending.n > 0)
         loop_defer(l->env.loop, &l->flush, on_flush);
-    timer_set(loop_clock(l->env.loop), &l->sweep_timer, LEARNED_SWEEP_MS, on_sweep, l);
+    timer_set(loop_clock(l->env.loop), &l->sweep_timer, more ? SECOND : LEARNED_SWEEP_MS, on_sweep,
+              l);
 }
 
 /* ---- loading ---- */

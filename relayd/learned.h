@@ -22,6 +22,8 @@ struct metrics;
 struct store;
 
 #define LEARNED_SWEEP_MS HOUR
+/* Swept at once; if there are more, they follow each second, so that the loop is not held up. */
+#define LEARNED_SWEEP_ROWS 1000u
 /* Rows of one operation, so that forgetting a great many does not hold up mail's commits. */
 #define LEARNED_WRITE_ROWS 1000u
 

@@ -43,6 +43,7 @@ print_explanation(const struct ctl *ctl, const cJSON *json)
         {"recipient", "rcpt"}, {"sender", "sender"},   {"action", "action"},
         {"rule", "rule"},      {"route", "route"},     {"site", "site"},
         {"tls", "tls"},        {"learned", "learned"}, {"suspended", "suspended"},
+        {"srs", "srs"},        {"next", "next"},
     };
     static const char *const lists[][2] = {
         {"fallback", "fallback"}, {"fences", "fences"}, {"mx", "mx"}, {"dkim", "dkim"}};
@@ -151,6 +152,8 @@ print_learned(const struct ctl *ctl, const cJSON *json)
         ctl_table_add(&table, reply.p);
     }
     ctl_table_print(ctl, &table);
+    if (api_num(json, "more", 0) > 0)
+        printf("and %.0f more\n", api_num(json, "more", 0));
 }
 
 static int

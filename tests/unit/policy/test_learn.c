@@ -749,13 +749,18 @@ what_nobody_probes_is_swept(void **state)
     t.now += HOUR;
     refuse(through_hop("b.test", 2));
     t.now = T0 + TTL + MAX_TTL - 1;
-    assert_int_equal(learn_sweep(t.l, t.now), 0);
+    assert_int_equal(learn_sweep(t.l, t.now, 9), 0);
     t.now += 1;
-    assert_int_equal(learn_sweep(t.l, t.now), 1);
+    assert_int_equal(learn_sweep(t.l, t.now, 9), 1);
     assert_int_equal(t.n[LEARN_SWEPT], 1);
     assert_string_equal(t.last_name, "a.test");
     assert_int_equal(advice(direct("a.test", 3)), LEARN_FREE);
     assert_int_equal(advice(through_hop("b.test", 3)), LEARN_PROBE);
+    refuse(direct("c.test", 4));
+    t.now += 30 * DAY; /* no more at a time than asked for */
+    assert_int_equal(learn_sweep(t.l, t.now, 1), 1);
+    assert_int_equal(learn_sweep(t.l, t.now, 1), 1);
+    assert_int_equal(learn_sweep(t.l, t.now, 1), 0);
 }
 
 static void
@@ -779,7 +784,7 @@ a_full_table_puts_out_what_ends_first(void **state)
     /* and they are swept in the order of their times */
     for (msec_t first = T0 + 1; t.n[LEARN_SWEPT] < 1000; first++) {
         size_t n = t.n[LEARN_SWEPT];
-        learn_sweep(t.l, first + TTL + MAX_TTL);
+        learn_sweep(t.l, first + TTL + MAX_TTL, 9);
         assert_int_equal(t.n[LEARN_SWEPT], n + 1);
         assert_int_equal(t.last.since_at, first);
     }

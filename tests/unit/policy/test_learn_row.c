@@ -305,7 +305,7 @@ moments_that_cannot_be_are_pulled_in_when_read(void **state)
     strbuf_release(&rows[0].value);
     rows[0] = row_of(&e);
     l = restart(l, T0);
-    assert_int_equal(learn_sweep(l, T0), 1);
+    assert_int_equal(learn_sweep(l, T0, 9), 1);
     assert_int_equal(n_rows, 0);
     learn_free(l);
 }
