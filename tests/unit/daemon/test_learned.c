@@ -412,6 +412,31 @@ an_hourly_sweep_tries_what_failed_again_and_removes_what_nobody_probes(void **st
 }
 
 static void
+a_great_many_are_swept_in_portions(void **state)
+{
+    (void)state;
+    char name[32];
+    load();
+    for (int i = 0; i < 2500; i++) {
+        snprintf(name, sizeof(name), "d%d.test", i);
+        refuse(name, 1);
+    }
+    tick();
+    while (t.n_ops > 0)
+        answer(ERR_OK);
+    clock_step(loop_clock(t.loop), 6 * HOUR + 7 * DAY);
+    assert_int_equal(learned_count(t.l), 2501 - LEARNED_SWEEP_ROWS);
+    clock_step(loop_clock(t.loop), SECOND);
+    assert_int_equal(learned_count(t.l), 2501 - 2 * LEARNED_SWEEP_ROWS);
+    clock_step(loop_clock(t.loop), SECOND);
+    assert_int_equal(learned_count(t.l), 0);
+    tick();
+    while (t.n_ops > 0)
+        answer(ERR_OK);
+    assert_int_equal(t.n_rows, 0);
+}
+
+static void
 each_step_is_logged_and_counted(void **state)
 {
     (void)state;
@@ -490,6 +515,8 @@ a_stop_hands_over_what_is_left_and_writes_no_more(void **state)
     assert_int_equal(t.n_ops, 2);
     answer(ERR_OK);
     answer(ERR_OK);
+    refuse("d.test", 4);
+    tick();
     assert_int_equal(t.n_ops, 0);
     assert_int_equal(t.n_rows, 3); /* a, b, their site */
 }
@@ -543,6 +570,7 @@ main(int argc, char **argv)
         TEST(rows_that_cannot_be_read_raise_an_alert_and_delivery_begins),
         TEST(a_failed_write_is_logged_and_goes_with_the_next_change),
         TEST(an_hourly_sweep_tries_what_failed_again_and_removes_what_nobody_probes),
+        TEST(a_great_many_are_swept_in_portions),
         TEST(each_step_is_logged_and_counted),
         TEST(too_many_reroutes_raise_one_alert),
         TEST(a_probe_and_mail_in_flight_write_nothing),

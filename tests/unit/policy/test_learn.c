@@ -435,6 +435,22 @@ a_refused_probe_doubles_the_time_up_to_the_longest(void **state)
 }
 
 static void
+the_probing_recipient_counts_though_the_clock_ran_back(void **state)
+{
+    (void)state;
+    refuse(direct("a.test", 1));
+    t.now += TTL;
+    assert_true(probe(direct("a.test", 2)));
+    t.now -= MINUTE;
+    refuse(direct("a.test", 3)); /* in flight */
+    assert_int_equal(t.n[LEARN_RENEWED], 0);
+    refuse(direct("a.test", 2));
+    assert_int_equal(t.n[LEARN_RENEWED], 1);
+    refuse(direct("a.test", 2));
+    assert_int_equal(t.n[LEARN_RENEWED], 1);
+}
+
+static void
 a_probe_that_ends_without_a_verdict_frees_the_slot(void **state)
 {
     (void)state;
@@ -856,6 +872,7 @@ main(int argc, char **argv)
         TEST(three_good_probes_forget),
         TEST(a_success_without_the_slot_counts_once_the_time_is_over),
         TEST(a_refused_probe_doubles_the_time_up_to_the_longest),
+        TEST(the_probing_recipient_counts_though_the_clock_ran_back),
         TEST(a_probe_that_ends_without_a_verdict_frees_the_slot),
         TEST(one_result_counts_for_domain_and_site),
         TEST(one_refusal_renews_domain_and_site),
