@@ -13,7 +13,11 @@
 
 #include "policy/route_index.h"
 
-#define CASES_MAX 100000     /* of one rule; one with more is not looked at */
+#define CASES_MAX 100000 /* of one rule; one with more is not looked at */
+/* Cases times rules of a whole map, for a case costs a step for each rule that it may meet: about a
+ * second on maps made to be slow. What is left then is not looked at. */
+#define STEPS_MAX 20000000
+
 #define ANY_LABEL "?"        /* of a domain, and no pattern has it */
 #define ANY_LOCAL SPAN("\r") /* likewise of a local part */
 
@@ -206,18 +210,20 @@ judge_case(const struct config *config, const struct rule *rule, const struct ru
     v->n_cases++;
 }
 
+/* `steps` are what is left of STEPS_MAX. */
 static struct map_verdict
-judge(const struct config *config, const struct rule *rule)
+judge(const struct config *config, const struct rule *rule, size_t *steps)
 {
     struct map_verdict v = {.shadowed = true, .fenced = rule->action == RULE_ROUTE};
-    size_t n = count_cases(rule);
-    for (size_t i = 0; i < n && (v.shadowed || v.fenced); i++) {
+    size_t n = count_cases(rule), i;
+    for (i = 0; i < n && *steps >= config->n_rules && (v.shadowed || v.fenced); i++) {
         struct map_case c = case_at(rule, i);
         struct rule_set set;
+        *steps -= config->n_rules;
         if (find_rules(config->index, &c, &set))
             judge_case(config, rule, &set, &v);
     }
-    if (n == 0)
+    if (n == 0 || (i < n && (v.shadowed || v.fenced))) /* not seen to its end */
         v = (struct map_verdict){.n_cases = 1};
     return v;
 }
@@ -248,14 +254,14 @@ tell(struct builder *b, const struct rule *rule, const struct map_verdict *v, co
 }
 
 static void
-check_rule(struct builder *b, const struct rule *rule)
+check_rule(struct builder *b, const struct rule *rule, size_t *steps)
 {
     const char *path = arena_printf(b->arena, "transport_map[%u]", rule->no);
     struct map_verdict v = {.n_cases = 1};
     if (rule->action == RULE_FENCE)
         return;
     if (rule->domains_file[0] == '\0')
-        v = judge(b->config, rule);
+        v = judge(b->config, rule, steps);
     else
         v.fenced = rule->action == RULE_ROUTE && (routes_of(rule) & ~rule->never_via) == 0;
     tell(b, rule, &v, path);
@@ -293,10 +299,11 @@ void
 config_check_map(struct builder *b)
 {
     const struct config *config = b->config;
+    size_t steps = STEPS_MAX;
     if (is_faulty(b->problems))
         return;
     for (size_t i = 0; i < config->n_rules; i++) {
-        check_rule(b, &config->rules[i]);
+        check_rule(b, &config->rules[i], &steps);
         if (config->rules[i].is_default)
             break; /* those behind it have been told so */
     }
