@@ -64,6 +64,18 @@ add_facts(const struct route_index *index, const struct route_facts *facts, stru
     }
 }
 
+/* Does a rule that has not failed yet ask for a fact? */
+static bool
+asks_facts(const struct route_index *index, const struct hits *hits)
+{
+    const struct rule_set *no_mx = route_index_none(index, ROUTE_MATCH_MX);
+    const struct rule_set *no_country = route_index_none(index, ROUTE_MATCH_COUNTRY);
+    uint64_t asks = 0;
+    for (size_t w = 0; w < route_index_words(index); w++)
+        asks |= hits->sure.words[w] & ~(no_mx->words[w] & no_country->words[w]);
+    return asks != 0;
+}
+
 void
 route_hits_find(const struct config *config, const struct route_query *query, struct hits *hits)
 {
@@ -82,7 +94,7 @@ route_hits_find(const struct config *config, const struct route_query *query, st
         for (unsigned m = 0; m < ROUTE_MATCH_MX; m++)
             hits->sure.words[w] &= hits->by[m].words[w] | route_index_none(index, m)->words[w];
     }
-    if (route_index_asks(index, ROUTE_MATCH_MX) || route_index_asks(index, ROUTE_MATCH_COUNTRY))
+    if (asks_facts(index, hits))
         add_facts(index, query->facts, hits);
 }
 

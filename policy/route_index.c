@@ -3,7 +3,8 @@
  * local part; the last two once for recipients and once for senders; an MX host, the hosts below a
  * name, a country. Each leads to a chain of rule numbers, ascending.
  *
- *   slots: hash tag, entry     open addressing, at most 2/3 full, sized once
+ *   slots: hash tag, entry     open addressing, at most 2/3 full, sized once; the few keys of facts
+ *                              have slots of their own, which stay in the processor's cache
  *   entry: text, rule, next    12 bytes a key; the texts lie end to end in one pool
  *
  * A look-up of a domain asks for its text once and for each parent once ("*." of any depth), only
@@ -31,7 +32,7 @@ enum key_kind {
     KEY_SENDER_ANY_BELOW,
     KEY_RCPT_BELOW, /* local@*.domain */
     KEY_SENDER_BELOW,
-    KEY_MX,
+    KEY_MX, /* from here on: facts */
     KEY_MX_BELOW,
     KEY_COUNTRY,
     KEY__COUNT,
@@ -52,9 +53,13 @@ struct slot {
     uint32_t entry; /* index + 1; 0: free */
 };
 
-struct route_index {
+struct table {
     struct slot *slots;
     uint64_t mask; /* number of slots - 1 */
+};
+
+struct route_index {
+    struct table names, facts;
     const struct entry *entries;
     const char *pool;
     size_t n_words;
@@ -241,8 +246,9 @@ is_entry(const struct route_index *index, const struct slot *slot, uint64_t hash
 static struct slot *
 find_slot(const struct route_index *index, uint64_t hash, enum key_kind kind, struct span text)
 {
-    for (uint64_t i = hash & index->mask;; i = (i + 1) & index->mask) {
-        struct slot *slot = &index->slots[i];
+    const struct table *table = kind < KEY_MX ? &index->names : &index->facts;
+    for (uint64_t i = hash & table->mask;; i = (i + 1) & table->mask) {
+        struct slot *slot = &table->slots[i];
         if (slot->entry == 0 || is_entry(index, slot, hash, kind, text))
             return slot;
     }
@@ -267,21 +273,30 @@ insert(struct route_index *index, struct entry *entries, uint32_t no)
         last->next = no + 1;
 }
 
+static struct table
+make_table(struct arena *arena, size_t n)
+{
+    uint64_t n_slots = 16;
+    while (n_slots < n + n / 2)
+        n_slots *= 2;
+    return (struct table){arena_alloc(arena, n_slots * sizeof(struct slot)), n_slots - 1};
+}
+
 static struct route_index *
 finish(struct draft *d)
 {
     struct arena *arena = d->b->arena;
     struct route_index *index = arena_alloc(arena, sizeof(*index));
     struct entry *entries = arena_alloc(arena, d->n * sizeof(*entries));
-    uint64_t n_slots = 16;
-    while (n_slots < d->n + d->n / 2)
-        n_slots *= 2;
+    size_t n_facts = 0;
+    for (size_t i = 0; i < d->n; i++)
+        n_facts += d->entries[i].kind >= KEY_MX;
     if (d->n > 0)
         memcpy(entries, d->entries, d->n * sizeof(*entries));
     index->entries = entries;
     index->pool = arena_strndup(arena, d->pool.p, d->pool.n);
-    index->slots = arena_alloc(arena, n_slots * sizeof(*index->slots));
-    index->mask = n_slots - 1;
+    index->names = make_table(arena, d->n - n_facts);
+    index->facts = make_table(arena, n_facts);
     memcpy(index->has, d->has, sizeof(index->has));
     for (size_t i = 0; i < d->n; i++)
         insert(index, entries, (uint32_t)i);
@@ -418,17 +433,4 @@ route_index_country(const struct route_index *index, const char *code, struct ru
 {
     clear(index, ret);
     look_up(index, KEY_COUNTRY, span_str(code), ret);
-}
-
-bool
-route_index_asks(const struct route_index *index, enum route_matcher matcher)
-{
-    switch (matcher) {
-    case ROUTE_MATCH_MX:
-        return index->has[KEY_MX] || index->has[KEY_MX_BELOW];
-    case ROUTE_MATCH_COUNTRY:
-        return index->has[KEY_COUNTRY];
-    default:
-        return true;
-    }
 }

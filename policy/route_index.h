@@ -54,8 +54,6 @@ void route_index_mx(const struct route_index *index, const char *const *hosts, s
                     struct rule_set *ret);
 /* The rules whose `mx_country` has this code; "": none. */
 void route_index_country(const struct route_index *index, const char *code, struct rule_set *ret);
-/* Does any rule have this matcher? */
-bool route_index_asks(const struct route_index *index, enum route_matcher matcher);
 /* The rules that do not have this matcher. */
 const struct rule_set *
 route_index_none(const struct route_index *index, enum route_matcher matcher);

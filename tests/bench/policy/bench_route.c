@@ -1,7 +1,8 @@
 /*
- * A million domains in a file: how long the configuration takes to load, and what a decision costs.
- * bench_route [DOMAINS]; prints one line a figure, and fails when a promise is broken (load under
- * 2 s, look-up under 1 us for a million).
+ * A million domains in a file: how long the configuration takes to load, and what a decision costs,
+ * without and with rules by MX and country above the list. bench_route [DOMAINS]; prints one line a
+ * figure, and fails when a promise is broken (load under 2 s, look-up under 1 us for a million,
+ * under 2 us with the facts of five MX hosts).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,18 +24,40 @@ static const char yaml[] = "node: {name: cn, hostname: cn.example}\n"
                            "  - {domains: [gov.example], never_via: [us]}\n"
                            "  - {domains_file: overseas.txt, route: us}\n"
                            "  - {default: true, route: direct, fallback: [us]}\n";
+static const char facts_yaml[] =
+    "node: {name: cn, hostname: cn.example}\n"
+    "trusted_clients: [{cidr: 127.0.0.0/8}]\n"
+    "hops: {us: {address: us.example}}\n"
+    "geoip: {database: /x.mmdb}\n"
+    "transport_map:\n"
+    "  - {domains: [gov.example], never_via: [us]}\n"
+    "  - {domains_file: overseas.txt, route: us}\n"
+    "  - {mx: ['*.protection.outlook.com', '*.google.com'], route: us}\n"
+    "  - {mx_country: [US, CA], route: us}\n"
+    "  - {default: true, route: direct, fallback: [us]}\n";
+static const char *text = yaml;
+
+/* Five hosts, as Google has them under other names; no rule takes them. */
+static const char *const hosts[] = {"mx1.mail.example.com", "mx2.mail.example.com",
+                                    "mx3.mail.example.com", "mx4.mail.example.com",
+                                    "mx5.mail.example.com"};
+static const struct route_facts facts = {.mx = ROUTE_FACT_KNOWN,
+                                         .hosts = hosts,
+                                         .n_hosts = N_ELEMENTS(hosts),
+                                         .country = ROUTE_FACT_KNOWN,
+                                         .country_code = "DE"};
 
 static enum err_code
 bench_read(void *ctx, const char *path, size_t max, struct config_blob *ret, struct err *err)
 {
     (void)ctx;
     bool is_list = strcmp(path, "overseas.txt") == 0;
-    struct span text = is_list ? span_of(list, list_n) : span_str(yaml);
+    struct span content = is_list ? span_of(list, list_n) : span_str(text);
     if (!is_list && strcmp(path, "c.yaml") != 0)
         return err_set(err, ERR_NOT_FOUND, "No such file or directory");
-    if (text.n > max)
+    if (content.n > max)
         return err_set(err, ERR_LIMIT, "too long");
-    *ret = (struct config_blob){xstrndup(text.p, text.n), text.n, 0600};
+    *ret = (struct config_blob){xstrndup(content.p, content.n), content.n, 0600};
     return ERR_OK;
 }
 
@@ -49,12 +72,12 @@ now(void)
 static void
 make_list(size_t n)
 {
-    struct strbuf text = STRBUF_INIT;
+    struct strbuf lines = STRBUF_INIT;
     for (size_t i = 0; i < n; i++)
-        strbuf_printf(&text, "%scustomer-%zu.example%zu.com\n", i % 10 == 0 ? "*." : "",
+        strbuf_printf(&lines, "%scustomer-%zu.example%zu.com\n", i % 10 == 0 ? "*." : "",
                       i * 7919 % n, i % 97);
-    list_n = text.n;
-    list = strbuf_take(&text);
+    list_n = lines.n;
+    list = strbuf_take(&lines);
 }
 
 static double
@@ -96,7 +119,8 @@ look_up(const struct config *config, size_t n, size_t rounds, size_t *n_hits)
         struct route_query query = {.sender = SPAN("a@b.example"),
                                     .sender_domain = SPAN("b.example"),
                                     .rcpt_local = SPAN("someone"),
-                                    .domain = span_str(names[i % SAMPLES])};
+                                    .domain = span_str(names[i % SAMPLES]),
+                                    .facts = &facts};
         struct route_decision decision;
         route_decide(config, &query, &decision);
         *n_hits += decision.rule->no == 1;
@@ -121,16 +145,21 @@ main(int argc, char **argv)
     double free_s = now() - start;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("domains %zu\nload_s %.3f\nlookup_ns %.0f\nfree_s %.3f\nconfig_mib %.1f\nmax_rss_mib "
-           "%.1f\n",
-           n, load_s, each_s * 1e9, free_s, (double)kept / 1048576, (double)usage.ru_maxrss / 1024);
+    text = facts_yaml;
+    load(&config);
+    double facts_s = look_up(config, n, rounds, &n_hits);
+    config_free(config);
+    printf("domains %zu\nload_s %.3f\nlookup_ns %.0f\nlookup_facts_ns %.0f\nfree_s %.3f\n"
+           "config_mib %.1f\nmax_rss_mib %.1f\n",
+           n, load_s, each_s * 1e9, facts_s * 1e9, free_s, (double)kept / 1048576,
+           (double)usage.ru_maxrss / 1024);
     free(list);
-    if (n_hits < rounds * 2 / 5) {
-        fprintf(stderr, "only %zu of %zu were found\n", n_hits, rounds);
+    if (n_hits < 2 * rounds * 2 / 5) {
+        fprintf(stderr, "only %zu of %zu were found\n", n_hits, 2 * rounds);
         return 1;
     }
 #ifdef __OPTIMIZE__
-    return n <= 1000000 && (load_s > 2 || each_s > 1e-6);
+    return n <= 1000000 && (load_s > 2 || each_s > 1e-6 || facts_s > 2e-6);
 #else
     return 0; /* the promise is about an optimised build */
 #endif

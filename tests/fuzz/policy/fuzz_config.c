@@ -55,6 +55,31 @@ no_step(void *arg, const struct route_step *step)
     *n += strlen(step->why) > 0;
 }
 
+/* A decision that asks for facts is made once they are known; one that asks for none stays. */
+static void
+use_facts(const struct config *config, struct route_query query, const struct route_decision *bare)
+{
+    const char *const hosts[] = {"mx.b.example", "other.example"};
+    const struct route_facts all[] = {
+        {.mx = ROUTE_FACT_NONE, .country = ROUTE_FACT_NONE},
+        {.mx = ROUTE_FACT_KNOWN,
+         .hosts = hosts,
+         .n_hosts = N_ELEMENTS(hosts),
+         .country = ROUTE_FACT_KNOWN,
+         .country_code = "US"},
+    };
+    if ((bare->action == ROUTE_FACTS) != (bare->needs != 0))
+        abort();
+    for (size_t i = 0; i < N_ELEMENTS(all); i++) {
+        struct route_decision decided;
+        query.facts = &all[i];
+        route_decide(config, &query, &decided);
+        if (decided.action == ROUTE_FACTS ||
+            (bare->action != ROUTE_FACTS && decided.rule != bare->rule))
+            abort();
+    }
+}
+
 static void
 use(const struct config *config)
 {
@@ -73,6 +98,7 @@ use(const struct config *config)
             abort();
         if (decided.action == ROUTE_DELIVER && decided.n_routes == 0)
             abort();
+        use_facts(config, query, &decided);
         for (size_t k = 0; k < decided.n_routes; k++)
             if (decided.routes[k] >= config->n_routes ||
                 (decided.never_via >> decided.routes[k] & 1) != 0)
