@@ -23,6 +23,7 @@ facts_new(struct dns *dns)
 {
     struct facts *facts = xcalloc(1, sizeof(*facts));
     facts->dns = dns;
+    arc4random_buf(&facts->told_seed, sizeof(facts->told_seed));
     return facts;
 }
 
@@ -46,6 +47,7 @@ facts_set_config(struct facts *facts, const struct config *config)
     struct ifaddrs *list = NULL;
 
     facts->config = config;
+    facts_told_forget(facts);
     facts->n_own = 0;
     if (getifaddrs(&list) != 0)
         return;
@@ -109,23 +111,27 @@ by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+/* Of those that are hosts at all; without any, "" */
 static const char *
 best_host(const struct dns_answer *mx)
 {
-    const struct dns_record *best = &mx->records[0];
-    for (size_t i = 1; i < mx->n_records; i++) {
+    const struct dns_record *best = NULL;
+    for (size_t i = 0; i < mx->n_records; i++) {
         const struct dns_record *r = &mx->records[i];
-        if (r->preference < best->preference ||
+        if (!r->host_ok)
+            continue;
+        if (best == NULL || r->preference < best->preference ||
             (r->preference == best->preference && strcmp(r->host, best->host) < 0))
             best = r;
     }
-    return best->host;
+    return best == NULL ? "" : best->host;
 }
 
 /* The key: the sorted host names. More of them than fit are told apart by a hash. */
 static void
-site_from_hosts(const struct dns_answer *mx, struct facts_site *ret)
+site_from_hosts(const char *domain, const struct dns_answer *mx, struct facts_site *ret)
 {
+    const char *best = best_host(mx);
     const char *names[DNS_RECORDS_MAX];
     size_t n = mx->n_records < DNS_RECORDS_MAX ? mx->n_records : DNS_RECORDS_MAX;
     uint64_t hash = 0;
@@ -144,7 +150,7 @@ site_from_hosts(const struct dns_answer *mx, struct facts_site *ret)
         ret->key[used++] = ' ';
     }
     snprintf(ret->key + used, sizeof(ret->key) - used, "%zu/%016llx", n, (unsigned long long)hash);
-    snprintf(ret->name, sizeof(ret->name), "%s", best_host(mx));
+    snprintf(ret->name, sizeof(ret->name), "%s", best[0] == '\0' ? domain : best);
     ret->ok = true;
 }
 
@@ -188,7 +194,7 @@ facts_site_from_answer(const char *domain, const struct dns_answer *mx, struct f
     if (ret->no_mx)
         site_from_domain(domain, ret);
     else
-        site_from_hosts(mx, ret);
+        site_from_hosts(domain, mx, ret);
 }
 
 bool

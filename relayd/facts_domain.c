@@ -19,7 +19,6 @@
 
 #include "policy/base/mem.h"
 #include "policy/geoip.h"
-#include "relayd/ops/log.h"
 
 enum step { STEP_MX, STEP_A, STEP_AAAA, STEP_DONE };
 
@@ -286,18 +285,6 @@ facts_domain_free(struct domain_lookup *l)
 }
 
 static void
-tell(const struct facts *facts, const struct domain_lookup *l)
-{
-    struct log_line line;
-    if (facts->log == NULL || l->ret->note[0] == '\0')
-        return;
-    log_begin(facts->log, &line, LOG_INFO, "facts");
-    log_cstr(&line, "domain", l->domain);
-    log_cstr(&line, "reason", l->ret->note);
-    log_end(&line);
-}
-
-static void
 on_answer(void *arg, const struct dns_answer *answer)
 {
     struct facts_query *q = arg;
@@ -308,7 +295,8 @@ on_answer(void *arg, const struct dns_answer *answer)
     if (l->step != STEP_DONE) /* else an address literal: see facts_domain_start() */
         take(l, answer);
     if (run(q->facts->dns, l)) {
-        tell(q->facts, l);
+        if (l->ret->note[0] != '\0')
+            facts_tell(q->facts, LOG_INFO, "facts", l->domain, FACTS_ODD_FACTS, l->ret->note);
         l->done(q->arg, l->ret);
         facts_query_free(q);
         return;

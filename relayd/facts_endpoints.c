@@ -8,6 +8,7 @@
  */
 #include "relayd/facts_private.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -16,6 +17,43 @@
 #define ENDPOINTS_MAX (FACTS_TRY_HOSTS * FACTS_TRY_ADDRESSES)
 #define HOP_ADDRESSES_MAX (2 * FACTS_TRY_ADDRESSES)
 #define HOP_ENDPOINTS_MAX (HOP_ADDRESSES_MAX * CONFIG_PORTS_MAX)
+
+/* ---- what is left out ---- */
+
+static void drop(struct facts_query *q, enum facts_dropped why, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void
+drop(struct facts_query *q, enum facts_dropped why, const char *fmt, ...)
+{
+    size_t n = strlen(q->note);
+    va_list ap;
+    q->dropped |= why;
+    if (n > 0) {
+        if (n + 6 > sizeof(q->note))
+            return; /* full: it ends in "..." */
+        memcpy(q->note + n, "; ", 3);
+        n += 2;
+    }
+    va_start(ap, fmt);
+    int more = vsnprintf(q->note + n, sizeof(q->note) - n, fmt, ap);
+    va_end(ap);
+    if (n + (size_t)more >= sizeof(q->note) - 6)
+        memcpy(q->note + sizeof(q->note) - 4, "...", 4);
+}
+
+/* Mail is delivered to addresses of the Internet, and where direct.allow_private says so to those
+ * of a lab; never to those that are nobody's. "" or the kind of address. */
+static const char *
+address_refused(const struct config *config, const struct ip *ip)
+{
+    bool lab = ip_is_loopback(ip) || ip_is_private(ip) || ip_is_link_local(ip);
+    if (!ip_is_special(ip) || (lab && config->direct.allow_private))
+        return "";
+    return ip_class_name(ip);
+}
+
+/* ---- the end ---- */
 
 static void
 finish_failed(struct facts_query *q, const struct outcome *outcome)
@@ -89,15 +127,22 @@ no_address_outcome(const struct facts_query *q, size_t n_before_us, struct outco
                     q->domain);
     else if (special)
         outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.4.4",
-                    "the hosts of %s have only loopback, private or link-local addresses "
-                    "(direct.allow_private is false)",
-                    q->domain);
+                    "no host of %s has an address that mail is delivered to: %s", q->domain,
+                    q->note);
     else if (q->n_hosts == 1 && strcmp(q->hosts[0].name, q->domain) == 0)
         outcome_set(ret, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.1.2",
                     "domain %s has neither MX nor address", q->domain);
     else
         outcome_set(ret, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.4.4",
                     "no MX host of %s has an address", q->domain);
+}
+
+static void
+tell_dropped(const struct facts_query *q)
+{
+    if (q->dropped != 0)
+        facts_tell(q->facts, q->dropped == FACTS_DROPPED_REST ? LOG_INFO : LOG_WARNING,
+                   "mx_dropped", q->domain, q->dropped, q->note);
 }
 
 static void
@@ -115,6 +160,10 @@ finish_direct(struct facts_query *q)
     e.ok = e.n > 0;
     if (!e.ok)
         no_address_outcome(q, n_hosts, &e.outcome);
+    else if (n_hosts < q->n_hosts)
+        drop(q, FACTS_DROPPED_OURSELVES, "%zu hosts that are no better than this relay",
+             q->n_hosts - n_hosts);
+    tell_dropped(q);
     q->on_endpoints(q->arg, &e);
     facts_query_free(q);
 }
@@ -154,27 +203,41 @@ lookup_done(struct facts_query *q)
         finish_direct(q);
 }
 
-static void
-take_addresses(struct host_lookup *h, int family, const struct dns_answer *answer)
+/* May mail go there? */
+static bool
+take_address(struct host_lookup *h, const struct ip *ip)
 {
     struct facts_query *q = h->query;
     const struct config *config = q->facts->config;
+    const char *refused = address_refused(config, ip);
+    char text[IP_TEXT_MAX];
+
+    if (facts_is_own(q->facts, ip, config->direct.port)) {
+        h->own = true;
+        drop(q, FACTS_DROPPED_OURSELVES, "%s at %s is this relay", h->name, ip_format(ip, text));
+        return false;
+    }
+    if (refused[0] != '\0') {
+        h->dropped_special = true;
+        drop(q, FACTS_DROPPED_ADDRESS, "%s at %s (%s)", h->name, ip_format(ip, text), refused);
+        return false;
+    }
+    return true;
+}
+
+static void
+take_addresses(struct host_lookup *h, int family, const struct dns_answer *answer)
+{
+    const struct facts_query *q = h->query;
 
     h->temporary |= dns_status_temporary(answer->status);
     if (answer->status != DNS_OK)
         return;
     for (size_t i = 0; i < answer->n_records; i++) {
         const struct ip *ip = &answer->records[i].ip;
-        if (q->hop == NULL && facts_is_own(q->facts, ip, config->direct.port)) {
-            h->own = true;
-            continue;
-        }
-        if (q->hop == NULL && !config->direct.allow_private && ip_is_special(ip)) {
-            h->dropped_special = true;
-            continue;
-        }
-        if (h->n_addresses[family] < FACTS_TRY_ADDRESSES)
-            h->addresses[family][h->n_addresses[family]++] = *ip;
+        if (q->hop != NULL || take_address(h, ip))
+            if (h->n_addresses[family] < FACTS_TRY_ADDRESSES)
+                h->addresses[family][h->n_addresses[family]++] = *ip;
     }
 }
 
@@ -235,8 +298,13 @@ take_hosts(struct facts_query *q, const struct dns_answer *mx)
 
     for (size_t i = 0; i < mx->n_records && n < DNS_RECORDS_MAX; i++) {
         const struct dns_record *r = &mx->records[i];
-        if (!r->host_ok || r->host[0] == '\0')
+        if (!r->host_ok) {
+            if (r->host[0] == '\0')
+                drop(q, FACTS_DROPPED_NULL, "a null MX among others");
+            else
+                drop(q, FACTS_DROPPED_NAME, "%.100s is no host name", r->host);
             continue;
+        }
         all[n].preference = r->preference;
         all[n].shuffle = arc4random();
         all[n++].name = (char *)(uintptr_t)r->host;
@@ -246,6 +314,8 @@ take_hosts(struct facts_query *q, const struct dns_answer *mx)
         q->hosts[q->n_hosts] = all[i];
         q->hosts[q->n_hosts++].name = xstrdup(all[i].name);
     }
+    if (n > q->n_hosts)
+        drop(q, FACTS_DROPPED_REST, "%zu more hosts", n - q->n_hosts);
 }
 
 static void
@@ -268,7 +338,8 @@ on_direct_mx(void *arg, const struct dns_answer *mx)
         take_hosts(q, mx);
     if (q->n_hosts == 0) {
         outcome_set(&outcome, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.4.4",
-                    "no MX of %s names a host", q->domain);
+                    "no MX of %s names a host: %s", q->domain, q->note);
+        tell_dropped(q);
         finish_failed(q, &outcome);
         return;
     }
@@ -291,7 +362,7 @@ on_literal(void *arg, const struct dns_answer *unused)
                     "%s is not an IP address", q->domain);
         e.ok = false;
     } else if (facts_is_own(q->facts, &ip, endpoint.port) ||
-               (ip_is_special(&ip) && !q->facts->config->direct.allow_private)) {
+               address_refused(q->facts->config, &ip)[0] != '\0') {
         outcome_set(&e.outcome, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.1.2",
                     "%s is not an address that mail is delivered to", q->domain);
         e.ok = false;

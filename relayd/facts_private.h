@@ -3,11 +3,15 @@
  */
 #pragma once
 
+#include "policy/base/map.h"
 #include "policy/config.h"
 #include "relayd/facts.h"
 #include "relayd/net/dns.h"
+#include "relayd/ops/log.h"
 
 #define FACTS_OWN_ADDRESSES_MAX 256
+#define FACTS_TOLD_MAX 4096  /* domains remembered to have been told of; 32 KiB */
+#define FACTS_NOTE_BYTES 400 /* of one such line: a few hosts and why; the rest is "..." */
 
 struct facts {
     struct dns *dns;
@@ -16,7 +20,24 @@ struct facts {
     struct ip own[FACTS_OWN_ADDRESSES_MAX]; /* of this machine's interfaces */
     size_t n_own;
     struct spf_cache *spf; /* NULL until the first look-up */
+    struct map_seed told_seed;
+    uint64_t told[FACTS_TOLD_MAX]; /* by domain: hash of it and of what was told; 0: nothing */
 };
+
+/* What was left out of a domain's hosts. */
+enum facts_dropped {
+    FACTS_DROPPED_NAME = 1,    /* an MX that names no host */
+    FACTS_DROPPED_NULL = 2,    /* a null MX among others (RFC 7505 forbids that) */
+    FACTS_DROPPED_ADDRESS = 4, /* an address that mail is not delivered to */
+    FACTS_DROPPED_OURSELVES = 8,
+    FACTS_DROPPED_REST = 16, /* hosts beyond FACTS_HOSTS_MAX */
+    FACTS_ODD_FACTS = 32,    /* facts_domain.c: what rules see is not all */
+};
+
+/* Say that once of a domain; `kinds` are bits of enum facts_dropped: others are told anew. */
+void facts_tell(struct facts *facts, enum log_level level, const char *event, const char *domain,
+                unsigned kinds, const char *reason);
+void facts_told_forget(struct facts *facts);
 
 /* One host of a direct look-up and its two questions. */
 struct host_lookup {
@@ -60,6 +81,8 @@ struct facts_query {
     struct host_lookup hosts[FACTS_HOSTS_MAX];
     size_t n_hosts, n_open;
     char key[FACTS_SITE_KEY_MAX];
+    unsigned dropped;            /* bits of enum facts_dropped */
+    char note[FACTS_NOTE_BYTES]; /* which ones */
 };
 
 /* A query about `domain` (copied), not asked yet. */

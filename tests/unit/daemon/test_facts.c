@@ -207,6 +207,39 @@ we_are_no_mx_of_others(void **state)
 }
 
 static void
+addresses_that_are_not_of_the_internet_hide_no_others(void **state)
+{
+    (void)state;
+    struct rig_name *n = rig_mx("one.test", "inner.test");
+    n->mx[1] = "mixed.test";
+    n->mx[2] = "outer.test";
+    rig_name("inner.test")->ip = 0x7f000001;
+    n = rig_name("mixed.test");
+    n->ip = 0x0a000001;
+    n->ip2 = 0xc6336401; /* 198.51.100.1 */
+    rig_name("outer.test")->ip = 0xc6336402;
+    configure("direct: {allow_private: false}\n" DIRECT);
+    direct("one.test");
+    assert_true(got.ok);
+    assert_int_equal(got.n, 2);
+    assert_string_equal(got.hosts[0], "mixed.test");
+    assert_true(ip_eq(&got.ips[0], &(struct ip){.family = 4, .bytes = {198, 51, 100, 1}}));
+    assert_string_equal(got.hosts[1], "outer.test");
+    config_free(r.config);
+    /* A lab's addresses are not those that are nobody's. */
+    configure("direct: {allow_private: true}\n" DIRECT);
+    direct("one.test");
+    assert_int_equal(got.n, 4);
+    rig_mx("zero.test", "null.test");
+    rig_name("null.test")->ip = 1; /* 0.0.0.1 */
+    direct("zero.test");
+    assert_int_equal(got.outcome.kind, OUTCOME_FAILED);
+    assert_non_null(strstr(got.outcome.text, "unspecified"));
+    direct("[0.0.0.0]");
+    assert_int_equal(got.outcome.kind, OUTCOME_FAILED);
+}
+
+static void
 an_address_in_brackets_needs_no_dns(void **state)
 {
     (void)state;
@@ -288,6 +321,7 @@ main(int argc, char **argv)
         T(what_dns_says_no_to_and_what_it_does_not_say),
         T(hosts_are_tried_by_preference_and_are_bounded),
         T(we_are_no_mx_of_others),
+        T(addresses_that_are_not_of_the_internet_hide_no_others),
         T(an_address_in_brackets_needs_no_dns),
         T(a_hop_is_tried_on_every_port_the_last_good_one_first),
         T(what_is_cancelled_never_answers),
