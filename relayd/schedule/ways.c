@@ -60,7 +60,7 @@ ways_find(const struct ways_ask *ask, struct ways *ret)
     struct route_decision *d = &ret->decision;
 
     ret->n = 0;
-    ret->wanted = ret->pinned = false;
+    ret->wanted = ret->pinned = ret->srs = false;
     route_decide(ask->config, &ask->query, d);
     if (d->action != ROUTE_DELIVER)
         return;
