@@ -26,9 +26,8 @@
 #include "policy/base/mem.h"
 #include "policy/base/span.h"
 
-#define DATABASE_BYTES_MAX                                                \
-    ((off_t)1 << 30) /* it is held in memory; country databases are 10 MB \
-                      */
+/* It is held in memory; country databases are 10 MB. */
+#define DATABASE_BYTES_MAX ((off_t)1 << 30)
 
 struct geoip {
     MMDB_s db;

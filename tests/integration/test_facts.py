@@ -4,10 +4,14 @@ The name server is a real one; the countries are those of documentation addresse
 listens at, so what goes by country goes through a hop.
 """
 
+import os
+import pwd
 import socket
 import time
 
 from rig import mail, mmdb
+from rig.node import binary
+from rig.proc import run
 from rig.wait import until
 
 PATIENT = {"queue": {"retry": {"intervals": ["1h"]}}}
@@ -257,3 +261,47 @@ def test_database_is_read_anew_and_a_bad_one_is_refused_with_its_place(world):
     wrong = node.log.wait(event="config", level="error")
     assert f"{node.config_file}:{line}:" in str(wrong) and "geoip.database" in str(wrong), wrong
     assert node.running()
+
+
+def test_check_refuses_what_a_start_refuses(world):
+    world.dns.site("us.test", "mx.us.test", "192.0.2.10")
+    node, _ = by_facts(world, {"mx_country": ["US"], "route": "us"}, countries=True)
+    path = world.dir / "c.mmdb"
+
+    def check():
+        done = run(binary("relayd"), "-c", node.config_file, "--check", check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert check()[0] == 0
+    path.write_bytes(mmdb.make({"192.0.2.0/24": None}, "Test-ASN"))
+    code, said = check()
+    assert code == 78 and f"geoip.database: {path}: no country in it" in said, said
+    path.write_bytes(mmdb.make(COUNTRIES)[:200])
+    assert check()[0] == 78
+    path.unlink()
+    code, said = check()
+    assert code == 78 and f"{path}: No such file" in said, said
+    node.stop()
+    node.start(ready=False)
+    assert node.wait_exit() == 78
+
+
+def test_database_is_read_by_the_user_relayd_becomes(world):
+    """Without root's power and not dumpable, as in production, at start and at a reload."""
+    user = pwd.getpwnam("nobody")
+    world.dns.site("us.test", "mx.us.test", "192.0.2.10")
+    database = mmdb.write(world.dir / "c.mmdb", COUNTRIES)
+    rules = [{"mx_country": ["US"], "reject": "550 5.7.1 no"}, DEFAULT]
+    node = world.node(start=False, config={"user": user.pw_name, "transport_map": rules,
+                                           "geoip": {"database": database}})
+    for name in ("queue", "run"):
+        (node.dir / name).mkdir()
+        os.chown(node.dir / name, user.pw_uid, -1)
+    node.write_config({"control": {"socket": str(node.dir / "run" / "control.sock")}})
+    node.start()
+    node.reload()
+    assert not node.log.all(level="error")
+    with node.client() as c:
+        c.ehlo()
+        c.mail("x@src.test")
+        assert c.rcpt("1@us.test").code == 550
