@@ -318,6 +318,7 @@ verdict_of(struct classify_rules *rules, struct classify_reply reply)
         verdict.action == REPLY_ACTION_REROUTE &&
         (verdict.klass == REPLY_RATE_LIMITED ||
          (reply_class_is_route_refusal(verdict.klass) && verdict.klass != REPLY_SPF_FAIL));
+    verdict.scope_ip = verdict.ip_keyed && rule != NULL && rule->scope_ip;
     return verdict;
 }
 

@@ -90,6 +90,8 @@ struct classify_rule {
     struct span name;     /* shown as `rule`; required, unique in its file */
     struct span klass;    /* class name; required */
     struct span action;   /* "retry", ...: instead of the class's own */
+    struct span scope;    /* "ip": said of our address by the receiver as a whole, so that all its
+                             domains would say it */
     struct span match;    /* PCRE2 regex on the reply's words (classify_normalise), case ignored */
     struct span unless;   /* likewise; the rule does not hold where this matches */
     struct span code;     /* "550", "4xx", "452 552" */
@@ -141,6 +143,7 @@ struct classify_verdict {
     const char *rule; /* owned by the rules; "enhanced-code" or "reply-code" when no rule spoke and
                          the numbers decided, "none" when there were none */
     bool ip_keyed;    /* the limit or the block is on our address: another route helps at once */
+    bool scope_ip;    /* ... and the rule knows that it holds for all domains of the receiver */
 };
 
 /*

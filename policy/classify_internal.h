@@ -30,6 +30,7 @@ struct enh_pattern {
 struct compiled_rule {
     char *name;
     enum reply_class klass;
+    bool scope_ip;
     int action;         /* enum reply_action, or CLASSIFY_ANY: the class's own */
     pcre2_code *unless; /* NULL: no such condition */
     struct code_range codes[CLASSIFY_LIST_MAX];

@@ -236,6 +236,10 @@ rule_compile(const struct classify_rules *rules, const struct classify_rule *rul
                            SPAN_ARG(span_first(rule->action, 40)));
         out->action = (int)action;
     }
+    out->scope_ip = rule->scope.n > 0;
+    if (out->scope_ip && !span_eq(rule->scope, SPAN("ip")))
+        return err_set(err, ERR_INVAL, "scope: expected ip, found \"%.*s\"",
+                       SPAN_ARG(span_first(rule->scope, 40)));
     enum err_code code = lists_compile(out, rule, err);
     if (code == ERR_OK)
         code = regex_check(rules, "match", rule->match, err);

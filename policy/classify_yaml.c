@@ -73,6 +73,7 @@ rule_read(struct reader *r, const struct config_node *node, struct classify_rule
         {"name", offsetof(struct classify_rule, name), false, false},
         {"class", offsetof(struct classify_rule, klass), false, false},
         {"action", offsetof(struct classify_rule, action), false, false},
+        {"scope", offsetof(struct classify_rule, scope), false, false},
         {"match", offsetof(struct classify_rule, match), true, true},
         {"unless", offsetof(struct classify_rule, unless), true, true},
         {"code", offsetof(struct classify_rule, code), true, false},
@@ -86,7 +87,7 @@ rule_read(struct reader *r, const struct config_node *node, struct classify_rule
             i++;
         if (i == N_ELEMENTS(keys)) {
             problem(r, child, "",
-                    "unknown key, expected name, class, action, match, unless, code, enhanced, "
+                    "unknown key, expected name, class, action, scope, match, unless, code, enhanced, "
                     "stage or mx");
             continue;
         }

@@ -210,7 +210,7 @@ learn_refused(struct learn *l, const struct learn_way *way, const struct learn_r
         return;
     }
     bool for_site = way->site.n > 0 &&
-                    (reply->early || reply->ip_keyed ||
+                    (reply->early || reply->scope_ip ||
                      learn_row_agreed(l, learn_site_hash(way->site), way->route, way->domain, now));
     if (domain != NULL) {
         if (way->site.n > 0)

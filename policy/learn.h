@@ -68,7 +68,7 @@ struct learn_reply {
     struct enh enh;
     struct span text;
     bool early;    /* it came before RCPT: at connect, TLS, greeting, EHLO, AUTH or MAIL */
-    bool ip_keyed; /* `scope: ip`: it is said to be about our address, whatever the domain */
+    bool scope_ip; /* `scope: ip`: it is said to be about our address, whatever the domain */
 };
 
 enum learn_scope { LEARN_DOMAIN, LEARN_SITE };
@@ -195,7 +195,9 @@ size_t learn_count(const struct learn *l);
 /* In no order; the table may not be changed meanwhile. */
 void
 learn_each(const struct learn *l, void (*each)(void *arg, const struct learn_entry *e), void *arg);
-/* Forget all entries of the domain or of the site with this label or key; returns how many. */
+/* Forget all entries of the domain, or of the site with this label or key; and of the site that a
+ * forgotten domain was refused at, by the same route, since it would hold the domain as before.
+ * Returns how many. */
 size_t learn_forget(struct learn *l, struct span name);
 /* Forget what has been due for max_ttl without a verdict: nobody writes there. Call it now and
  * then; returns how many, at most `max`. */

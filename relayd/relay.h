@@ -120,7 +120,7 @@ struct reroute {
     bool refused;      /* in words, not on the path */
     bool spf;          /* for the sender's SPF record: only a route that it lets pass is a cure */
     bool learn;        /* the next message for the destination would be refused alike */
-    bool ip_keyed;     /* ... and for whatever else its site serves */
+    bool scope_ip;     /* ... and for whatever else its site serves */
     bool early;        /* it came before RCPT */
 };
 enum rerouted {

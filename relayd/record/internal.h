@@ -85,7 +85,7 @@ void notices_start(struct batch *b);
 struct verdict {
     const char *klass;        /* "ip-blocklisted", "routing-error", ... */
     enum reply_action action; /* for a peer's refusal */
-    bool greylisted, rate_limited, ip_keyed, spf_fail;
+    bool greylisted, rate_limited, ip_keyed, scope_ip, spf_fail;
     bool same_everywhere; /* greylisting, a full mailbox: no other route would be told otherwise */
 };
 enum maillog_outcome {

@@ -56,6 +56,7 @@ judge(const struct settings *settings, const struct outcome *o, const char *host
         v.greylisted = c.klass == REPLY_GREYLISTED;
         v.rate_limited = c.klass == REPLY_RATE_LIMITED;
         v.ip_keyed = c.ip_keyed;
+        v.scope_ip = c.scope_ip;
         v.spf_fail = c.klass == REPLY_SPF_FAIL;
         v.same_everywhere = c.klass == REPLY_GREYLISTED || c.klass == REPLY_QUOTA_FULL;
     } else if (o->origin == ORIGIN_DNS) {
@@ -287,7 +288,7 @@ sent_elsewhere(struct record *r, struct rcpt *rcpt, struct judged *j)
         .refused = !o->path,
         .spf = v->spf_fail,
         .learn = cured && !o->path && !v->rate_limited,
-        .ip_keyed = v->ip_keyed,
+        .scope_ip = v->scope_ip,
         .early = is_early(o->phase),
     };
 

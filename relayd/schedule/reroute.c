@@ -98,7 +98,7 @@ teach(struct schedule *s, const struct rcpt *rcpt, const struct ways *ways, cons
         .enh = o->enh,
         .text = span_str(o->text),
         .early = why->early,
-        .ip_keyed = why->ip_keyed,
+        .scope_ip = why->scope_ip,
     };
     if (!why->refused)
         learned_path_failed(s->env.learned, &way, &reply);

@@ -85,7 +85,7 @@ def test_what_is_learned_for_a_site_holds_for_its_other_domains(world):
 def test_refusal_that_names_our_address_is_learned_for_the_site_at_once(world):
     mx = world.mx("one.test", "mx.shared.test")
     world.dns.mx("two.test", mx.hostname)
-    mx.answer("rcpt", BLOCKED)
+    mx.answer("rcpt", "550 5.7.1 part of your network is on our block list (S3140)")
     hop, node = learning(world)
     final(node, send(node, "b@one.test"))
     assert sorted(e["kind"] for e in entries(node)) == ["domain", "site"]

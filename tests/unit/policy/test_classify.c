@@ -253,14 +253,17 @@ a_reply_in_parts_is_judged_like_the_same_reply_as_text(void **state)
     struct classify_verdict v = classify_reply(rules, &reply);
     assert_int_equal(v.klass, REPLY_IP_BLOCKLISTED);
     assert_int_equal(v.action, REPLY_ACTION_REROUTE);
-    assert_true(v.ip_keyed);
+    assert_true(v.ip_keyed && v.scope_ip);
+    v = classify_text(rules, SPAN("554 5.7.1 [192.0.2.7] blocked using zen.spamhaus.org"),
+                      REPLY_STAGE_RCPT, SPAN_NONE);
+    assert_true(v.ip_keyed && !v.scope_ip); /* each domain has its own lists */
     v = classify_text(rules, SPAN("550 5.7.606 Access denied, banned sending IP [192.0.2.7]"),
                       REPLY_STAGE_RCPT, SPAN_NONE);
     assert_int_equal(v.klass, REPLY_IP_BLOCKLISTED);
 
     /* A limit on our address: reroute and slow; one on the sender: slow only. */
     v = classify_text(rules, SPAN("550 Ip frequency limited"), REPLY_STAGE_RCPT, SPAN_NONE);
-    assert_true(v.klass == REPLY_RATE_LIMITED && v.ip_keyed);
+    assert_true(v.klass == REPLY_RATE_LIMITED && v.ip_keyed && !v.scope_ip);
     v = classify_text(rules, SPAN("550 Sender frequency limited"), REPLY_STAGE_RCPT, SPAN_NONE);
     assert_true(v.klass == REPLY_RATE_LIMITED && !v.ip_keyed);
     classify_rules_free(rules);

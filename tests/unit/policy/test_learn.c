@@ -245,7 +245,7 @@ what_is_keyed_to_our_address_is_learned_for_the_site_too(void **state)
     (void)state;
     struct learn_reply reply = at_rcpt;
     struct learn_way way = direct("a.test", 1);
-    reply.ip_keyed = true;
+    reply.scope_ip = true;
     learn_refused(t.l, &way, &reply, t.now);
     assert_int_equal(learn_count(t.l), 2);
     assert_int_equal(advice(direct("b.test", 2)), LEARN_AVOID);
@@ -261,7 +261,7 @@ a_rate_limit_is_never_learned(void **state)
     struct learn_reply reply = early();
     struct learn_way way = direct("a.test", 1);
     reply.klass = SPAN("rate-limited");
-    reply.ip_keyed = true;
+    reply.scope_ip = true;
     learn_refused(t.l, &way, &reply, t.now);
     reply.early = false;
     learn_refused(t.l, &way, &reply, t.now);
@@ -810,18 +810,43 @@ static void
 the_administrator_can_forget_a_domain_or_a_site(void **state)
 {
     (void)state;
-    refuse(direct("a.test", 1));
-    refuse(direct("b.test", 2));
+    struct learn_way elsewhere = direct("a.test", 9);
+    elsewhere.site = SPAN("mx.elsewhere.example 1/00");
+    elsewhere.label = SPAN("mx.elsewhere.example");
+    refuse_early(elsewhere);
     refuse(through_hop("a.test", 3));
-    assert_int_equal(learn_forget(t.l, SPAN("c.test")), 0);
-    assert_int_equal(learn_forget(t.l, SPAN("A.test")), 2);
-    assert_int_equal(t.n[LEARN_REMOVED], 2);
+    refuse(direct("b.test", 2));
+    refuse_early(direct("c.test", 5));
+    assert_int_equal(learn_count(t.l), 4);
+    assert_int_equal(learn_forget(t.l, SPAN("c.test")), 0); /* nothing tells of its site */
+    assert_int_equal(learn_forget(t.l, SPAN("A.test")), 1);
+    assert_int_equal(t.n[LEARN_REMOVED], 1);
     assert_int_equal(advice(direct("a.test", 4)), LEARN_AVOID); /* by the site */
     assert_int_equal(learn_forget(t.l, SPAN("mx1.qq.example")), 1);
     assert_int_equal(t.last.scope, LEARN_SITE);
     assert_int_equal(advice(direct("a.test", 4)), LEARN_FREE);
     assert_int_equal(advice(direct("b.test", 4)), LEARN_AVOID);
+    assert_int_equal(learn_forget(t.l, elsewhere.site), 1);
     assert_int_equal(learn_count(t.l), 1);
+}
+
+static void
+forgetting_a_domain_forgets_its_site_by_that_route_too(void **state)
+{
+    (void)state;
+    struct learn_way other_route = direct("x.test", 9), elsewhere = direct("y.test", 9);
+    other_route.route = SPAN("jp");
+    refuse_early(other_route);
+    elsewhere.site = SPAN("mx.elsewhere.example 1/00");
+    refuse_early(elsewhere);
+    refuse(direct("a.test", 1));
+    refuse(direct("b.test", 2));
+    assert_int_equal(learn_count(t.l), 5);
+    assert_int_equal(learn_forget(t.l, SPAN("a.test")), 2);
+    assert_int_equal(advice(direct("a.test", 3)), LEARN_FREE);
+    assert_int_equal(advice(direct("b.test", 3)), LEARN_AVOID);
+    assert_int_equal(advice(other_route), LEARN_AVOID);
+    assert_int_equal(advice(elsewhere), LEARN_AVOID);
 }
 
 static void
@@ -891,6 +916,7 @@ main(int argc, char **argv)
         TEST(what_nobody_probes_is_swept),
         TEST(a_full_table_puts_out_what_ends_first),
         TEST(the_administrator_can_forget_a_domain_or_a_site),
+        TEST(forgetting_a_domain_forgets_its_site_by_that_route_too),
         TEST(names_beyond_the_limits_are_not_learned),
     };
     if (argc > 1)
