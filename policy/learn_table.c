@@ -261,16 +261,35 @@ learn_each(const struct learn *l, void (*each)(void *arg, const struct learn_ent
         each(arg, &l->heap[i]->e);
 }
 
+/* Whether a row that is to be forgotten was learned at this site, by the same route. */
+static bool
+taught_by(const struct learn_row *site, struct learn_row *const *rows, size_t n)
+{
+    uint64_t hash = learn_site_hash(site->e.name);
+    for (size_t i = 0; i < n; i++)
+        if (rows[i]->e.scope == LEARN_DOMAIN && rows[i]->e.site_hash == hash &&
+            span_eq(rows[i]->e.route, site->e.route))
+            return true;
+    return false;
+}
+
 size_t
 learn_forget(struct learn *l, struct span name)
 {
-    size_t n = 0;
-    /* A removal brings another row to this place, from further behind or from above. */
+    size_t n = 0, n_named;
+    /* Collected first: a removal moves rows in the heap. */
     struct learn_row **rows = xcalloc(l->n + 1, sizeof(*rows));
 
     for (size_t i = 0; i < l->n; i++)
         if (span_ieq(l->heap[i]->e.label, name) || span_eq(l->heap[i]->e.name, name))
             rows[n++] = l->heap[i];
+    n_named = n;
+    for (size_t i = 0; n_named > 0 && i < l->n; i++) {
+        struct learn_row *row = l->heap[i];
+        if (row->e.scope == LEARN_SITE && !span_ieq(row->e.label, name) &&
+            !span_eq(row->e.name, name) && taught_by(row, rows, n_named))
+            rows[n++] = row;
+    }
     for (size_t i = 0; i < n; i++)
         learn_row_remove(l, rows[i], LEARN_REMOVED);
     free(rows);

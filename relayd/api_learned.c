@@ -96,6 +96,18 @@ struct pin_call {
     struct store_fact fact;
 };
 
+/* A domain that was refused before RCPT has no entry of its own: only its site has. */
+static size_t
+forget_learned(struct daemon *d, const char *domain)
+{
+    struct facts_site site;
+    size_t n = learned_forget(d->learned, span_str(domain));
+
+    if (facts_site_cached(d->facts, domain, &site) && site.ok)
+        n += learned_forget(d->learned, span_str(site.key));
+    return n;
+}
+
 static void
 pin_done(struct store_op *op)
 {
@@ -121,7 +133,7 @@ pin_done(struct store_op *op)
         api_add_time(json, "until", pc->until_at);
     } else {
         /* What was learned is gone at once, its rows with the next operation of the store. */
-        size_t n = learned_forget(d->learned, span_str(pc->domain));
+        size_t n = forget_learned(d, pc->domain);
         n += schedule_unpin(d->schedule, span_str(pc->domain));
         log_uint(&line, "n", n);
         cJSON_AddNumberToObject(json, "forgotten", (double)n);

@@ -295,7 +295,9 @@ const struct ctl_verb ctl_route_verbs[] = {
     {"routes", "", 0, 0, "the routes and how they are", NULL, NULL, routes_run},
     {"routes learned", "", 0, 0, "learned and pinned routes", NULL, NULL, learned_run},
     {"routes forget", "DOMAIN", 1, 1, "forget what was learned or pinned for a domain",
-     "A site is named by its best MX host, as `routes learned` shows it.", NULL, forget_run},
+     "What was learned for the domain's site goes too. A site may be named itself, by its best\n"
+     "MX host, as `routes learned` shows it.",
+     NULL, forget_run},
     {"routes pin", "DOMAIN ROUTE", 2, 2, "send a domain by a route for some time", NULL,
      for_options, pin_run},
     {"suspend", "SITE|DOMAIN|ROUTE", 1, 1, "pause delivery", NULL, suspend_options, suspend_run},
