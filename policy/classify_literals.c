@@ -97,7 +97,7 @@ skip_class(struct parser *p)
     eat(p, "^");
     bool first = true;
     for (; more(p) && (first || p->text.p[p->at] != ']'); first = false) {
-        if (eat(p, "[:"))
+        if (span_starts(span_from(p->text, p->at), SPAN("[:")))
             p->given_up = true;
         p->at += p->text.p[p->at] == '\\' ? 2 : 1;
     }

@@ -39,27 +39,26 @@ enh_at(struct span s, struct enh *ret)
     return n < s.n && (ascii_alpha(s.p[n]) || s.p[n] == '-') ? 0 : n;
 }
 
-/* Strip codes from the front of one line, and note them. */
+/* Strip codes from the front of one line, and note them. Gateways put their own in front of the
+ * code that they were told: "550 5.0.0 550 5.1.1 ...". */
 static struct span
 line_strip(struct span line, struct classify_reply *reply)
 {
     struct enh enh;
-    size_t n;
+    size_t n_code, n_enh;
     line = span_trim(line);
     if (span_istarts(line, SPAN("smtp;")))
         line = span_trim(span_from(line, 5));
-    int code = code_at(line, &n);
-    if (code != 0) {
-        if (reply->code == 0)
+    do {
+        n_code = n_enh = 0;
+        int code = code_at(line, &n_code);
+        if (code != 0 && reply->code == 0)
             reply->code = code;
-        line = span_trim(span_from(line, n));
-    }
-    n = enh_at(line, &enh);
-    if (n > 0) {
-        if (reply->enh.klass == 0)
+        line = span_trim(span_from(line, n_code));
+        if ((n_enh = enh_at(line, &enh)) > 0 && reply->enh.klass == 0)
             reply->enh = enh;
-        line = span_trim(span_from(line, n));
-    }
+        line = span_trim(span_from(line, n_enh));
+    } while (n_code > 0);
     return line;
 }
 

@@ -144,6 +144,7 @@ classify_rules_parse(struct classify_rules *rules, struct span yaml, const char 
                      struct config_problems *problems)
 {
     struct arena *arena = arena_new();
+    size_t n_errors = problems->n_errors;
     const struct config_node *root = config_parse(arena, file, yaml, problems);
     const struct config_node *list = config_node_get(root, "rules");
     bool fine = false;
@@ -153,5 +154,5 @@ classify_rules_parse(struct classify_rules *rules, struct span yaml, const char 
     else if (root != NULL)
         fine = add_list(rules, list, "rules", problems, arena);
     arena_free(arena);
-    return fine;
+    return fine && problems->n_errors == n_errors;
 }
