@@ -1,5 +1,5 @@
 /*
- * test_classify.c - rules, words, and the verdicts on tests/data/replies.tsv.
+ * test_classify.c - rules, words, and the verdicts on labelled replies.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,8 +10,9 @@
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
-#include "policy/classify.h"
+#include "policy/classify_internal.h"
 #include "policy/config_load.h"
+#include "tests/unit/policy/replies.h"
 
 static struct classify_rules *
 rules_of(const char *yaml)
@@ -129,6 +130,297 @@ labelled_replies_are_classed_right(void **state)
     if (all_right * 100 < all * 97)
         fail_msg("%u of %u are right", all_right, all);
     classify_rules_free(rules);
+}
+
+static void
+public_replies_are_judged_right_and_none_is_rerouted_wrongly(void **state)
+{
+    (void)state;
+    struct classify_rules *rules = builtin_rules();
+    struct labelled_replies replies = labelled_replies_read(TESTS_DIR "/data/replies-open.jsonl");
+    size_t right = 0, missed = 0;
+    assert_true(replies.n > 600);
+    for (size_t i = 0; i < replies.n; i++) {
+        const struct labelled_reply *reply = &replies.items[i];
+        struct classify_verdict v = classify_text(rules, reply->response, reply->stage, SPAN_NONE);
+        if (decision_of(reply, &v) == DECISION_WRONGLY_REROUTED)
+            fail_msg("rerouted by %s: %.*s", v.rule, SPAN_ARG(reply->response));
+        right += v.klass == reply->klass;
+        missed += decision_of(reply, &v) == DECISION_MISSED;
+    }
+    if (right * 100 < replies.n * 97 || missed * 100 > replies.n)
+        fail_msg("%zu of %zu classes are right, %zu reroutes were missed", right, replies.n,
+                 missed);
+    labelled_replies_release(&replies);
+    classify_rules_free(rules);
+}
+
+/* -- one decision in many forms -------------------------------------------------------------------
+ */
+
+/* What is about the message, the recipient or the sender's domain, though it speaks of our address
+ * or of a list. */
+static const char *const never_rerouted[] = {
+    "554 5.7.1 Message from [192.0.2.7] contains a URL listed in dbl.spamhaus.org",
+    "550 5.7.1 A link in your message is on the Spamhaus DBL; client [192.0.2.7]",
+    "554 5.7.1 Blocked: the domain shop.example in the message body is listed by multi.surbl.org",
+    "550 5.7.1 URL in body blacklisted by URIBL, see http://lookup.uribl.com/?domain=shop.example",
+    "554 5.7.1 Spam score 12.4 exceeds 8, message from 192.0.2.7 rejected",
+    "550 5.7.1 Message scored 9.1 by SpamAssassin (RCVD_IN_XBL,URIBL_BLACK), rejected",
+    "554 5.7.1 This email from IP 192.0.2.7 was rejected: the message was detected as spam",
+    "554 5.7.1 virus Eicar-Test-Signature found, mail from 192.0.2.7 refused",
+    "550 5.7.0 phishing URL detected in message from host 192.0.2.7",
+    "550 Subject contains blocked words, host 192.0.2.7",
+    "550 5.7.1 Attachment type .exe blocked for 192.0.2.7",
+    "552 5.3.4 Message too big for 192.0.2.7",
+    "550 5.1.1 <joe@example.net>: user unknown (connected from 192.0.2.7)",
+    "550 5.1.1 No such user joe; your IP 192.0.2.7 has been logged",
+    "550 5.2.1 Mailbox disabled. Your IP is 192.0.2.7",
+    "552 5.2.2 Mailbox full (client 192.0.2.7)",
+    "550 5.7.1 You have been blocked by the recipient, 192.0.2.7",
+    "550 5.7.1 Your sender address is on the recipient's personal block list",
+    "550 5.7.1 The reputation of your domain is too low to accept this message from 192.0.2.7",
+    "554 5.7.1 rejected due to the poor reputation of a domain used in message transfer",
+    "550 5.7.1 Sender domain shop.example is listed by dbl.spamhaus.org",
+    "554 5.7.1 From domain is blacklisted in rhsbl.example.org",
+    "554 5.7.9 Message not accepted due to DMARC policy, client 192.0.2.7",
+    "550 5.7.1 DKIM signature of shop.example did not verify [192.0.2.7]",
+    "501 5.5.2 HELO name has invalid syntax from [192.0.2.7]",
+    "504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname",
+    "554 5.7.1 <joe@example.net>: Relay access denied for 192.0.2.7",
+    "535 5.7.8 Authentication failed for host [192.0.2.7]",
+    "451 4.7.1 Greylisted, your IP 192.0.2.7 is new here; try again in 300 seconds",
+    "550 an MX or SRV record indicated no SMTP service",
+    "550 5.1.1 收件人不存在",
+    "552 5.2.2 用户邮箱已满",
+    "550 5.7.1 邮件内容被拒绝",
+    "550 5.7.1 Nachricht als Spam abgelehnt",
+    "550 5.1.1 Utilisateur inconnu",
+    "550 5.1.1 Usuario desconocido",
+    "550 5.1.1 нет такого пользователя",
+};
+
+/* What is about our address, net or name. */
+static const char *const always_rerouted[] = {
+    "554 5.7.1 Service unavailable; Client host [192.0.2.7] blocked using bl.example.net",
+    "550 5.7.1 Your IP address 192.0.2.7 is listed at dnsbl.example.org",
+    "554 5.7.1 [192.0.2.7] rejected: listed on our internal blocklist",
+    "550 JunkMail rejected - mx.shop.example [192.0.2.7]:4711 is in an RBL",
+    "550 5.7.1 Connections from 192.0.2.7 are refused because of its poor reputation",
+    "421 4.7.0 [192.0.2.7] We have detected an unusual rate of mail originating from your IP",
+    "554 5.7.1 <mx.shop.example[192.0.2.7]>: Client host rejected: go away",
+    "554 5.3.2 Sorry, we do not accept connections from your IP",
+    "554 5.7.1 Mail from China is not accepted here",
+    "550 5.7.1 Your country (CN) is blocked by this server",
+    "450 4.7.1 Client host rejected: cannot find your reverse hostname, [192.0.2.7]",
+    "554 5.7.1 192.0.2.7 does not have a valid PTR record",
+    "421 too many connections from your IP",
+    "550 Ip frequency limited",
+    "550 5.7.1 Votre adresse IP 192.0.2.7 est sur liste noire",
+    "550 5.7.1 Ihre IP-Adresse 192.0.2.7 ist gesperrt",
+    "550 5.7.1 Su IP 192.0.2.7 esta en lista negra",
+    "550 5.7.1 ваш IP 192.0.2.7 заблокирован",
+    "550 5.7.1 您的IP地址已被列入黑名单",
+};
+
+static void
+put_upper(struct strbuf *out, struct span text)
+{
+    for (size_t i = 0; i < text.n; i++)
+        strbuf_add_byte(out,
+                        text.p[i] >= 'a' && text.p[i] <= 'z' ? (char)(text.p[i] - 32) : text.p[i]);
+}
+
+static void
+put_spread(struct strbuf *out, struct span text)
+{
+    for (size_t i = 0; i < text.n; i++) {
+        strbuf_add_byte(out, text.p[i]);
+        if (text.p[i] == ' ')
+            strbuf_add_str(out, i % 2 == 0 ? "  " : "\t ");
+    }
+    strbuf_add_str(out, "  \r\n");
+}
+
+/* Every second blank of the words becomes a new line with the codes before it. */
+static void
+put_lines(struct strbuf *out, struct span text)
+{
+    size_t n = 4;
+    while (n < text.n && (ascii_digit(text.p[n]) || text.p[n] == '.'))
+        n++;
+    unsigned blanks = 0;
+    strbuf_add(out, text.p, 3);
+    strbuf_add_byte(out, '-');
+    for (size_t i = 4; i < text.n; i++) {
+        if (text.p[i] != ' ' || i <= n || blanks++ % 2 == 0) {
+            strbuf_add_byte(out, text.p[i]);
+            continue;
+        }
+        strbuf_add_str(out, "\r\n");
+        strbuf_add(out, text.p, 3);
+        strbuf_add_byte(out, '-');
+        strbuf_add(out, text.p + 4, n - 4);
+        strbuf_add_byte(out, ' ');
+    }
+}
+
+static void
+put_ticket(struct strbuf *out, struct span text)
+{
+    strbuf_add_span(out, text);
+    strbuf_add_str(out, " <a href=\"https://help.example/?c=17&t=9#x\">help</a> "
+                        "[4XyZ12.mx3.example 2026-01-02T03:04:05.678Z 08DE60E9D47B9C8B] - esmtp");
+}
+
+static void
+put_code_twice(struct strbuf *out, struct span text)
+{
+    strbuf_add(out, text.p, 3);
+    strbuf_add_byte(out, ' ');
+    strbuf_add_span(out, text);
+}
+
+static void
+put_ipv6(struct strbuf *out, struct span text)
+{
+    for (size_t at; (at = span_find(text, SPAN("192.0.2.7"))) != SIZE_MAX;
+         text = span_from(text, at + 9)) {
+        strbuf_add_span(out, span_first(text, at));
+        strbuf_add_str(out, "2001:db8:0:17::7");
+    }
+    strbuf_add_span(out, text);
+}
+
+static void
+put_as_is(struct strbuf *out, struct span text)
+{
+    strbuf_add_span(out, text);
+}
+
+static void
+expect_decision(struct classify_rules *rules, const char *text, bool reroute)
+{
+    static void (*const forms[])(struct strbuf *, struct span) = {
+        put_as_is, put_upper, put_spread, put_lines, put_ticket, put_code_twice, put_ipv6,
+    };
+    static const enum reply_stage stages[] = {REPLY_STAGE_UNKNOWN, REPLY_STAGE_RCPT,
+                                              REPLY_STAGE_DOT};
+    for (size_t i = 0; i < N_ELEMENTS(forms); i++) {
+        struct strbuf form = STRBUF_INIT;
+        forms[i](&form, span_str(text));
+        for (size_t k = 0; k < N_ELEMENTS(stages); k++) {
+            struct classify_verdict v =
+                classify_text(rules, strbuf_span(&form), stages[k], SPAN_NONE);
+            if ((v.action == REPLY_ACTION_REROUTE) != reroute)
+                fail_msg("%s by %s at %s: %s", reply_action_name(v.action), v.rule,
+                         reply_stage_name(stages[k]), form.p);
+        }
+        strbuf_release(&form);
+    }
+}
+
+static void
+a_decision_is_the_same_in_every_form_of_the_text(void **state)
+{
+    (void)state;
+    struct classify_rules *rules = builtin_rules();
+    for (size_t i = 0; i < N_ELEMENTS(never_rerouted); i++)
+        expect_decision(rules, never_rerouted[i], false);
+    for (size_t i = 0; i < N_ELEMENTS(always_rerouted); i++)
+        expect_decision(rules, always_rerouted[i], true);
+    classify_rules_free(rules);
+}
+
+/* -- what is not tried --------------------------------------------------------------------------
+ */
+
+/* A piece that the index rules out would not have matched. */
+static void
+expect_index_sound(struct classify_rules *rules, struct span text)
+{
+    struct strbuf words = STRBUF_INIT;
+    struct classify_reply reply = {.text = text};
+    classify_normalise(&reply, &words);
+    memcpy(rules->hits, rules->always, (rules->n_pieces + 63) / 64 * sizeof(rules->hits[0]));
+    classify_index_find(rules->index, strbuf_span(&words), rules->hits);
+    for (size_t i = 0; i < rules->n_pieces; i++) {
+        const struct piece *piece = &rules->pieces[i];
+        if ((rules->hits[i / 64] >> i % 64 & 1) != 0 || piece->match == NULL)
+            continue;
+        if (pcre2_match(piece->match, (PCRE2_SPTR)(words.p == NULL ? "" : words.p), words.n, 0, 0,
+                        rules->match_data, rules->context) >= 0)
+            fail_msg("%s was not tried on: %.*s", piece->rule->name, SPAN_ARG(text));
+    }
+    strbuf_release(&words);
+}
+
+static void
+what_the_literals_rule_out_would_not_have_matched(void **state)
+{
+    (void)state;
+    struct classify_rules *rules = builtin_rules();
+    struct labelled_replies replies = labelled_replies_read(TESTS_DIR "/data/replies-open.jsonl");
+    for (size_t i = 0; i < replies.n; i++)
+        expect_index_sound(rules, replies.items[i].response);
+    for (size_t i = 0; i < N_ELEMENTS(never_rerouted); i++)
+        expect_index_sound(rules, span_str(never_rerouted[i]));
+    for (size_t i = 0; i < N_ELEMENTS(always_rerouted); i++)
+        expect_index_sound(rules, span_str(always_rerouted[i]));
+    labelled_replies_release(&replies);
+    classify_rules_free(rules);
+}
+
+static void
+put_branch(struct span branch, const struct classify_literal *literals, size_t n, void *arg)
+{
+    struct strbuf *out = arg;
+    strbuf_add_span(out, branch);
+    strbuf_add_byte(out, '{');
+    for (size_t i = 0; i < n; i++) {
+        strbuf_add_str(out, i == 0 ? "" : "/");
+        strbuf_add(out, literals[i].text, literals[i].n);
+    }
+    strbuf_add_byte(out, '}');
+}
+
+static void
+expressions_are_cut_into_branches_with_literals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *regex, *branches;
+    } cases[] = {
+        {"User unknown", "User unknown{user unknown}"},
+        {"one|two", "one{one}two{two}"},
+        {"(?:one|two)|(?:(?:three))", "one{one}two{two}three{three}"},
+        {"no such (user|host)", "no such (user|host){no such }"},
+        {"a (blocked|banned|listed) b", "a (blocked|banned|listed) b{blocked/banned/listed}"},
+        {"(is )?(ok|fine)", "(is )?(ok|fine){}"},
+        {"gr[ea]y ?list", "gr[ea]y ?list{list}"},
+        {"colou?rs?less", "colou?rs?less{colo}"},
+        {"abc+def*ghi{2}jkl{0,3}mno", "abc+def*ghi{2}jkl{0,3}mno{abc}"},
+        {"\\bspam\\.example\\b", "\\bspam\\.example\\b{spam.example}"},
+        {"(?!not )listed(?<=x)", "(?!not )listed(?<=x){listed}"},
+        {"[]|a]unknown", "[]|a]unknown{unknown}"},
+        {"ab", "ab{}"},
+        {"a very long text that has no end here", "a very long text that has no end here"
+                                                  "{a very long text that h}"},
+        {"one|", "one{one}{}"},
+        {"(?i)one|two", "(?i)one|two{}"},
+        {"(one)\\1", "(one)\\1{}"},
+        {"\\Qa|b\\E", "\\Qa|b\\E{}"},
+        {"[[:alpha:]]one", "[[:alpha:]]one{}"},
+        {"one\\x41two", "one\\x41two{}"},
+        {"one{two", "one{two{}"},
+        {"(?<name>one)", "(?<name>one){}"},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
+        struct strbuf out = STRBUF_INIT;
+        classify_branches(span_str(cases[i].regex), put_branch, &out);
+        assert_string_equal(out.p, cases[i].branches);
+        strbuf_release(&out);
+    }
 }
 
 /* -- conditions
@@ -309,6 +601,8 @@ words_are_freed_of_codes_and_addresses(void **state)
         {"554 [192.0.2.7] and 2001:db8::1, ip=192.0.2.8.", "[#ip] and #ip, ip=#ip.", 554, 0, 0, 0},
         {"550 version 1.2.3.400 is no address", "version 1.2.3.400 is no address", 550, 0, 0, 0},
         {"421", "", 421, 0, 0, 0},
+        {"550 550 OU-001 no", "OU-001 no", 550, 0, 0, 0},
+        {"550 5.0.0 550 5.1.1 no", "no", 550, 5, 0, 0},
         {"5501 is no code", "5501 is no code", 0, 0, 0, 0},
         {"", "", 0, 0, 0, 0},
     };
@@ -376,6 +670,7 @@ mistakes_in_rules_are_told_with_their_places(void **state)
         {"rules: no", "expected a list", 1},
         {"other: []", "expected `rules:`", 1},
         {"rules: [", "", 1},
+        {"rules: &all []", "anchor", 1},
     };
     for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
         struct classify_rules *rules = classify_rules_new();
@@ -445,6 +740,10 @@ main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_compiled_in_rules_are_those_of_the_file),
         cmocka_unit_test(labelled_replies_are_classed_right),
+        cmocka_unit_test(public_replies_are_judged_right_and_none_is_rerouted_wrongly),
+        cmocka_unit_test(a_decision_is_the_same_in_every_form_of_the_text),
+        cmocka_unit_test(what_the_literals_rule_out_would_not_have_matched),
+        cmocka_unit_test(expressions_are_cut_into_branches_with_literals),
         cmocka_unit_test(a_rule_holds_when_all_its_conditions_do_and_the_first_one_wins),
         cmocka_unit_test(earlier_rules_override_the_builtin_ones),
         cmocka_unit_test(without_rules_the_numbers_decide),
