@@ -86,9 +86,10 @@ rule_read(struct reader *r, const struct config_node *node, struct classify_rule
         while (i < N_ELEMENTS(keys) && !span_eq(child->key, span_str(keys[i].key)))
             i++;
         if (i == N_ELEMENTS(keys)) {
-            problem(r, child, "",
-                    "unknown key, expected name, class, action, scope, match, unless, code, enhanced, "
-                    "stage or mx");
+            problem(
+                r, child, "",
+                "unknown key, expected name, class, action, scope, match, unless, code, enhanced, "
+                "stage or mx");
             continue;
         }
         if (child->kind != CONFIG_SCALAR && !keys[i].is_list) {
