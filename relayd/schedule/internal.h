@@ -5,7 +5,7 @@
  *   ways.c      the routes of a recipient, in order reroute.c  away from a route that failed
  *   site.c      sites and their ready lists         pump.c   what a site does next
  *   link.c      one connection of a site            pause.c  suspensions and held domains
- *   alone.c     what was in hand at a crash
+ *   alone.c     what was in hand at a crash         outage.c  the direct route as a whole
  *   pin.c       domains pinned to a route
  *   attempt.c   outcomes without a connection       postpone.c  back to the queue, no attempt made
  *   hand.c lanes.c  the tables
@@ -47,6 +47,7 @@ struct site_link {
     void *conn;                               /* delivery's */
     struct site_link *idle_next, **idle_prev; /* READY: in the list of those */
     struct link_met *met;                     /* of a connection that failed; NULL: nobody */
+    struct ip first; /* the address that is tried first; family 0: not known yet */
     size_t n_rcpts;
     struct rcpt *rcpts[LINK_RCPTS_MAX];
 };
@@ -80,6 +81,33 @@ struct site {
     size_t n_rcpts;      /* recipients whose `site` it is: it stays as long */
     bool waits_for_slot; /* in the line for a connection */
     struct site *slot_next;
+};
+
+/* Of chance, and of one bad neighbour, come fewer: who can be reached at all reaches most of the
+ * others, and one who is reached starts the count anew. */
+#define OUTAGE_SITES 5
+#define OUTAGE_WINDOW_MS (5 * MINUTE)
+#define OUTAGE_NETWORK_V4_BITS 24 /* what one provider's outage takes away, at the least */
+#define OUTAGE_NETWORK_V6_BITS 48
+#define OUTAGE_GATHER_MS (2 * SECOND) /* a probe is due: those who wait come in hand */
+
+enum outage_state { OUTAGE_NONE, OUTAGE_DOWN, OUTAGE_PROBING };
+
+struct outage {
+    enum outage_state state;
+    struct outage_place {
+        char *name;         /* a network, or a site's key */
+        msec_t at;          /* monotonic */
+    } places[OUTAGE_SITES]; /* NONE: out of reach since somebody was reached */
+    size_t n_places;
+    msec_t since_at;           /* wall */
+    msec_t tried_at;           /* wall: when the last connection that failed began */
+    msec_t probe_at;           /* monotonic */
+    unsigned failures;         /* of probes, and the first one */
+    struct outcome failure;    /* the last one */
+    const struct site *prober; /* PROBING: opening a connection until the next sweep */
+    struct timer gather;
+    struct deferred flush;
 };
 
 struct alone;
@@ -122,6 +150,7 @@ struct schedule {
     struct pending *pending, **pending_tail; /* attempts gathered in this tick */
     struct deferred pending_flush;
     size_t n_ready, n_recording;
+    struct outage outage;
 };
 
 /* plan.c */
@@ -155,6 +184,15 @@ void site_up(struct site *site);
 void site_down(struct site *site, const struct outcome *outcome, const char *host);
 /* Those who wait here (of `domain`; NULL: all) plan anew. */
 void site_replan(struct site *site, const char *domain);
+/* Why, and until when, a site that is not usable is not: its own trouble or the whole route's. */
+struct site_trouble {
+    const struct outcome *failure;
+    msec_t tried_at; /* wall: when the last attempt began */
+    msec_t probe_at; /* monotonic */
+    bool curable;    /* by another route */
+};
+struct site_trouble site_trouble(const struct site *site);
+msec_t site_backoff(unsigned failures); /* until a probe: 1 m doubling to 30 m */
 bool site_suspended(const struct site *site);
 const struct hop *site_hop(const struct site *site);
 struct config_shape site_shape(const struct site *site);
@@ -188,6 +226,24 @@ void attempts_release(struct schedule *s);
 
 /* postpone.c: back to the queue's schedule at `due_at`, no attempt counted. */
 void postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at);
+
+/* outage.c */
+bool site_is_direct(const struct site *site);
+bool outage_down(const struct schedule *s);
+msec_t outage_probe_at(const struct schedule *s); /* monotonic; when outage_down() */
+/* Is the site's route down as a whole? */
+bool outage_covers(const struct site *site);
+enum site_use outage_use(const struct site *site); /* of a site that it covers */
+/* May the site open a connection, as far as the whole route is concerned? */
+bool outage_may_open(const struct site *site);
+void outage_blocked(struct schedule *s); /* somebody waits where none may be opened */
+/* A link was never ready; `whole`: nor is any other one of its site. */
+void
+outage_failed(struct site *site, const struct outcome *outcome, const struct ip *first, bool whole);
+void outage_reached(struct site *site); /* somebody there has answered */
+void outage_sweep(struct schedule *s);
+void outage_retry(struct schedule *s); /* the configuration has changed: probe now */
+void outage_release(struct schedule *s);
 
 /* alone.c */
 void alone_start(struct schedule *s, void (*then)(struct schedule *s));

@@ -217,6 +217,11 @@ on_endpoints(void *arg, const struct facts_endpoints *endpoints)
         link_drop(link);
         return;
     }
+    if (!outage_may_open(site)) { /* it has begun while the addresses were looked up */
+        link_drop(link);
+        return;
+    }
+    link->first = endpoints->list[0].ip;
     const struct schedule_target target = {
         .route = site->route,
         .hop = site_hop(site),

@@ -132,14 +132,15 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
         postpone_rcpt(s, rcpt, clock_wall(s->clock) + MINUTE);
         return;
     }
+    const struct site_trouble trouble = site_trouble(down);
     if (s->env.ops->overdue(s->env.arg, rcpt)) {
         /* The site's last attempt was this recipient's too, made when that one was: it expires it
          * only if it was made after the deadline. */
-        rcpt->begun_at = down->tried_at;
-        plan_fail(s, rcpt, &down->failure, down->route, down->name);
+        rcpt->begun_at = trouble.tried_at;
+        plan_fail(s, rcpt, trouble.failure, down->route, down->name);
         return;
     }
-    msec_t wait = down->probe_at - clock_now(s->clock);
+    msec_t wait = trouble.probe_at - clock_now(s->clock);
     postpone_rcpt(s, rcpt, clock_wall(s->clock) + (wait > 0 ? wait : 0));
 }
 
@@ -289,7 +290,7 @@ plan_deliver(struct schedule *s, struct rcpt *rcpt, const struct ways *ways,
             last_resort = site;
         if (use == SITE_USE_NO && down == NULL)
             down = site;
-        if (!site->curable)
+        if (!site_trouble(site).curable)
             break; /* it answers, or DNS does not: no reason to go elsewhere */
     }
     if (last_resort != NULL)

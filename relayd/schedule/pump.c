@@ -60,7 +60,7 @@ wants_link(struct site *site)
 {
     size_t limit = site_shape(site).max_connections;
 
-    if (site->state != SITE_UP)
+    if (site->state != SITE_UP || outage_covers(site))
         return site->n_open == 0;
     if (clock_now(site->schedule->clock) >= site->limit_until)
         site->link_limit = 0;
@@ -74,6 +74,10 @@ open_links(struct site *site)
 {
     struct schedule *s = site->schedule;
 
+    if (!outage_may_open(site)) {
+        outage_blocked(s);
+        return;
+    }
     while (wants_link(site)) {
         if (s->n_links >= s->env.max_connections) {
             slot_wait(site);
@@ -111,7 +115,7 @@ pump_may(struct site *site, msec_t now)
         timer_set(clock, &site->timer, suspended_for(site), on_timer, site);
         return false;
     }
-    if (site->state == SITE_DOWN && now < site->probe_at) {
+    if (site->state == SITE_DOWN && now < site->probe_at && !outage_covers(site)) {
         timer_set_at(clock, &site->timer, site->probe_at, on_timer, site);
         return false;
     }
@@ -187,8 +191,10 @@ schedule_link_ready(struct site_link *link)
     bool opened = link->state == LINK_OPENING;
 
     link_ready(link);
-    if (opened)
+    if (opened) {
         site_up(site);
+        outage_reached(site);
+    }
     if (!s->draining)
         site_pump(site);
     if (link->state == LINK_READY && (s->draining || s->slot_first != NULL))
@@ -271,11 +277,14 @@ schedule_link_failed(struct site_link *link, const struct outcome *outcome)
     struct schedule *s = site->schedule;
     bool quit = link->state == LINK_CLOSING;
     struct link_met *met = link->met;
+    const struct ip first = link->first;
 
     link->met = NULL;
     link_free(link);
     size_t n_serving = site->state == SITE_UP ? links_serving(site) : 0;
     bool decides = n_serving == 0 && site->n_open == 0 && !quit;
+    if (!quit)
+        outage_failed(site, outcome, &first, decides);
     if (n_serving > 0 && !quit && outcome->origin != ORIGIN_DNS) {
         /* Others are connected: the site takes no more than these for a while. */
         site->link_limit = n_serving;

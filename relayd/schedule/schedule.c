@@ -111,6 +111,7 @@ schedule_free(struct schedule *s)
         }
     }
     free(s->postponed);
+    outage_release(s);
     sites_sweep(s, true);
     map_release(&s->sites);
     lanes_release(&s->lanes);
@@ -226,6 +227,7 @@ schedule_set_policy(struct schedule *s, const struct schedule_policy *policy)
         rcpt->spf = (struct rcpt_spf){0};
     }
     pos = 0;
+    outage_retry(s); /* by another source address, for one */
     /* Planning adds sites: walk over a copy. */
     while (map_next(&s->sites, &pos, &key, &value))
         sites[n++] = value;

@@ -28,6 +28,7 @@
 #define SITE_READY_MIN 100 /* but a transaction's worth at least */
 #define SITE_PROBE_HOP_MS (1 * MINUTE)
 #define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
+#define SCHEDULE_ROUTE_DIRECT "direct"     /* the name of routes[0] */
 #define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* those that found a site full are looked at again */
 
 struct schedule;
@@ -132,7 +133,8 @@ void schedule_link_failed(struct site_link *link, const struct outcome *outcome)
  * treated as down. */
 void schedule_link_sent(struct site_link *link, const struct outcome *trouble);
 void schedule_link_closed(struct site_link *link);
-/* When the hop that failed this recipient is probed next (wall); 0: it is no hop, or up. */
+/* When the hop that failed this recipient, or the whole direct route, is probed next (wall); 0: it
+ * is not down. */
 msec_t schedule_probe_at(const struct schedule *s, const struct rcpt *rcpt);
 /* A reply says that we are too fast for this recipient's site. */
 void schedule_slow(struct schedule *s, const struct rcpt *rcpt);
@@ -235,6 +237,11 @@ void schedule_sites(struct schedule *s, void (*each)(void *arg, const struct sit
 /* The site by its route and key, if it is known; for explain. False: not known. */
 bool
 schedule_site_find(struct schedule *s, const char *route, const char *name, struct site_info *ret);
+
+/* Is the direct route down as a whole? Then since when, when it is probed next (both wall), and
+ * what the last connection met (valid until the next call into the schedule). */
+bool schedule_direct_down(const struct schedule *s, msec_t *ret_since_at, msec_t *ret_probe_at,
+                          const char **ret_text);
 
 struct schedule_numbers {
     size_t in_hand, ready, busy, recording, sites, sites_down, connections, lanes, bodies_bytes;

@@ -122,11 +122,24 @@ rcpt_set_site(struct rcpt *rcpt, struct site *site)
 enum site_use
 site_usable(struct site *site)
 {
-    if (site->state == SITE_UP || site_suspended(site))
+    if (site_suspended(site))
+        return SITE_USE_YES;
+    if (outage_covers(site))
+        return outage_use(site);
+    if (site->state == SITE_UP)
         return SITE_USE_YES;
     if (site->state == SITE_PROBING)
         return SITE_USE_LAST_RESORT;
     return clock_now(site->schedule->clock) >= site->probe_at ? SITE_USE_YES : SITE_USE_NO;
+}
+
+struct site_trouble
+site_trouble(const struct site *site)
+{
+    const struct outage *o = &site->schedule->outage;
+    if (outage_covers(site))
+        return (struct site_trouble){&o->failure, o->tried_at, o->probe_at, true};
+    return (struct site_trouble){&site->failure, site->tried_at, site->probe_at, site->curable};
 }
 
 /* How many may wait here while it is slow. */
@@ -250,6 +263,7 @@ sites_sweep(struct schedule *s, bool all)
     void *value;
     msec_t now = clock_now(s->clock);
 
+    outage_sweep(s);
     while (map_next(&s->sites, &pos, &key, &value)) {
         struct site *site = value;
         /* Whoever was to be the probe has left: the next one who comes is. */
@@ -286,15 +300,21 @@ site_up(struct site *site)
     site->link_limit = 0;
 }
 
-/* How long until the next probe: the first retry interval, for a hop 1 m doubling to 30 m. */
+msec_t
+site_backoff(unsigned failures)
+{
+    unsigned doublings = failures > 6 ? 6 : failures;
+    msec_t delay = SITE_PROBE_HOP_MS << (doublings > 0 ? doublings - 1 : 0);
+    return delay > SITE_PROBE_HOP_MAX_MS ? SITE_PROBE_HOP_MAX_MS : delay;
+}
+
+/* How long until the next probe: the first retry interval, or a hop's. */
 static msec_t
 probe_delay(const struct site *site)
 {
     if (site_hop(site) == NULL)
         return site->schedule->policy.config->queue.intervals_ms[0];
-    unsigned doublings = site->failures > 6 ? 6 : site->failures;
-    msec_t delay = SITE_PROBE_HOP_MS << (doublings > 0 ? doublings - 1 : 0);
-    return delay > SITE_PROBE_HOP_MAX_MS ? SITE_PROBE_HOP_MAX_MS : delay;
+    return site_backoff(site->failures);
 }
 
 static void
@@ -319,9 +339,11 @@ msec_t
 schedule_probe_at(const struct schedule *s, const struct rcpt *rcpt)
 {
     const struct site *site = rcpt->site;
-    if (site == NULL || site->state == SITE_UP || site_hop(site) == NULL)
+    if (site == NULL)
         return 0;
-    return clock_wall(s->clock) + site->probe_at - clock_now(s->clock);
+    if (!outage_covers(site) && (site->state == SITE_UP || site_hop(site) == NULL))
+        return 0;
+    return clock_wall(s->clock) + site_trouble(site).probe_at - clock_now(s->clock);
 }
 
 void

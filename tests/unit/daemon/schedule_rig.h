@@ -92,6 +92,7 @@ static struct {
     size_t most_in_hand, n_sends;
     size_t n_accepting, n_batches, n_delivered, n_deferred, n_failed, n_rerouted, n_held, n_twice;
     char last_text[OUTCOME_TEXT_MAX + 1], last_route[32], last_site[256];
+    msec_t last_probe_at, last_begun_at; /* of the recipient: as record sees them */
     bool drained;
 } r;
 
@@ -259,6 +260,8 @@ rig_attempted(void *arg, struct attempt *attempts, size_t n)
         snprintf(r.last_text, sizeof(r.last_text), "%s", o->text);
         snprintf(r.last_route, sizeof(r.last_route), "%s", attempts[i].route);
         snprintf(r.last_site, sizeof(r.last_site), "%s", attempts[i].site);
+        r.last_probe_at = schedule_probe_at(r.schedule, rcpt);
+        r.last_begun_at = rcpt->begun_at;
         const struct reroute why = {.outcome = o, .klass = "routing-error", .early = true};
         if (o->kind == OUTCOME_DELIVERED)
             schedule_delivered(r.schedule, rcpt);
