@@ -286,7 +286,16 @@ tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at
     struct daemon *d = e->api->d;
     struct site_info info;
     char at[LOG_TIME_BYTES];
+    const char *text;
+    msec_t since;
 
+    if (strcmp(route, SCHEDULE_ROUTE_DIRECT) == 0 &&
+        schedule_direct_down(d->schedule, &since, ret_at, &text)) {
+        char then[LOG_TIME_BYTES];
+        step(e, "route %s is down as a whole since %s: %s; next probe %s", route,
+             log_time_format(since, then), text, log_time_format(*ret_at, at));
+        return false;
+    }
     if (!schedule_site_find(d->schedule, route, name, &info)) {
         step(e, "route %s, site %s: nothing is known against it", route, name);
         return true;

@@ -36,6 +36,19 @@ sum_site(void *arg, const struct site_info *info)
     }
 }
 
+/* The direct route as a whole: then `sums` tells of that. */
+static bool
+direct_down(const struct daemon *d, struct route_sums *sums)
+{
+    msec_t since_at;
+    const char *text;
+
+    if (!schedule_direct_down(d->schedule, &since_at, &sums->next_at, &text))
+        return false;
+    snprintf(sums->detail, sizeof(sums->detail), "%.255s", text);
+    return true;
+}
+
 static void
 add_egress(cJSON *json, const struct config_pair *egress)
 {
@@ -60,7 +73,7 @@ api_routes(struct daemon *d)
         schedule_sites(d->schedule, sum_site, &sums);
         sums.suspended = schedule_paused(d->schedule, PAUSE_ROUTE, span_str(route->name)) != NULL;
         /* One dead site does not make the direct route dead. */
-        bool down = sums.down && hop != NULL;
+        bool down = hop != NULL ? sums.down : direct_down(d, &sums);
         cJSON *json = cJSON_CreateObject();
         cJSON_AddStringToObject(json, "name", route->name);
         cJSON_AddStringToObject(json, "kind", hop == NULL ? "direct" : "hop");
