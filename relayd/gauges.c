@@ -15,7 +15,7 @@ struct daemon_gauges {
     struct metric *commits, *commit_ops, *commit_bytes, *sync_seconds, *apply_seconds, *stale;
     struct metric *dns_questions, *dns_hits, *dns_timeouts, *log_dropped, *alerts;
     struct metric *certificate, *pinned;
-    struct metric_family *site_state, *name_addresses, *name_stale;
+    struct metric_family *route_up, *site_state, *name_addresses, *name_stale;
 };
 
 static struct metric *
@@ -74,6 +74,30 @@ collect_accept(struct daemon *d, struct daemon_gauges *g)
 }
 
 static void
+collect_route(void *arg, const struct site_info *info)
+{
+    struct daemon *d = arg;
+    int r = config_route_find(d->settings->config, span_str(info->route));
+    if (info->state != SITE_UP && r > 0) /* a hop is its route's only site */
+        metric_set(metric_with(d->gauges->route_up, info->route), 0);
+}
+
+static void
+collect_routes(struct daemon *d)
+{
+    const struct config *config = d->settings->config;
+    msec_t since_at, probe_at;
+    const char *text;
+
+    metric_family_clear(d->gauges->route_up);
+    for (size_t i = 0; i < config->n_routes; i++)
+        metric_set(metric_with(d->gauges->route_up, config->routes[i].name), 1);
+    if (schedule_direct_down(d->schedule, &since_at, &probe_at, &text))
+        metric_set(metric_with(d->gauges->route_up, SCHEDULE_ROUTE_DIRECT), 0);
+    schedule_sites(d->schedule, collect_route, d);
+}
+
+static void
 collect_site(void *arg, const struct site_info *info)
 {
     struct daemon_gauges *g = arg;
@@ -113,6 +137,7 @@ collect(void *arg)
     metric_set(g->dns_timeouts, (double)dns.timeouts);
     metric_set(g->log_dropped, (double)log_dropped(d->log));
     metric_set(g->alerts, (double)log_alerts_total(d->log));
+    collect_routes(d);
     metric_family_clear(g->site_state);
     schedule_sites(d->schedule, collect_site, g);
     metric_family_clear(g->name_addresses);
@@ -168,6 +193,9 @@ gauges_new(struct daemon *d)
     g->in_hand = gauge(d, "relayd_recipients_in_hand", "Recipients being worked on.");
     g->sites = gauge(d, "relayd_sites", "Destinations known at the moment.");
     g->sites_down = gauge(d, "relayd_sites_down", "Destinations that cannot be reached.");
+    g->route_up =
+        metrics_family(d->metrics, METRIC_GAUGE, "relayd_route_up",
+                       "1; 0 while a hop, or the direct route as a whole, is down.", "route", NULL);
     g->site_state = metrics_family(d->metrics, METRIC_GAUGE, "relayd_site_in_trouble",
                                    "1 for each destination that is down, probing or suspended.",
                                    "site", "route", "state", NULL);
