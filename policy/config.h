@@ -12,8 +12,6 @@
  *      main file was (else relative to the same directory as that).
  *  (3) Domains are canonical (policy/base/domain.h), addresses too (policy/base/ip.h).
  *  (4) Addresses with family 0, ports 0, empty spans: not set. Lists are pointer and n_.
- *  (5) Options of a later version of the program are parsed and kept, see `availability` in
- *      config_schema.h.
  */
 #pragma once
 

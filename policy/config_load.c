@@ -72,19 +72,6 @@ report_unknown(struct builder *b, const struct config_node *node, const char *sc
                      "unknown key, expected one of those in relayd.yaml(5)");
 }
 
-static void
-check_available(struct builder *b, const struct option *option, const struct config_node *node,
-                const char *path)
-{
-    bool is_off = option->type == OPT_BOOL && node->kind == CONFIG_SCALAR &&
-                  (span_ieq(node->text, SPAN("false")) || span_ieq(node->text, SPAN("no")) ||
-                   span_ieq(node->text, SPAN("off")));
-    if (option->availability == OPTION_REFUSED)
-        CONFIG_FAULT(b, node->key_mark, path, "not available in this version, remove it");
-    else if (option->availability == OPTION_IGNORED && !is_off)
-        CONFIG_WARN(b, node->key_mark, path, "no effect yet in this version");
-}
-
 /* The elements' array goes into the struct around the list; the marks come first in each. */
 static char *
 make_elements(const struct option *option, struct builder *b, size_t n, char *base)
@@ -197,7 +184,6 @@ walk_option(struct builder *b, const struct option *option, const struct config_
         config_set(b, option, node, base, path);
         break;
     }
-    check_available(b, option, node, path);
 }
 
 static void

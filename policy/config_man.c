@@ -51,10 +51,6 @@ print_option(FILE *out, const struct option *option)
         fputs(".", out);
     }
     fputs("\n", out);
-    if (option->availability == OPTION_IGNORED)
-        fputs("It is checked, and has no effect in this version yet.\n", out);
-    else if (option->availability == OPTION_REFUSED)
-        fputs("It is an error in this version, for ignoring it would change decisions.\n", out);
 }
 
 static const char head[] =

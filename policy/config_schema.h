@@ -62,17 +62,6 @@ enum option_type {
     OPT_NODES,     /* const struct config_node *: kept as it stands */
 };
 
-/*
- * Options of a later version are parsed, checked and kept like all others. REFUSED is for those
- * that would change decisions silently if they were ignored. Flip the row to AVAILABLE with the
- * code.
- */
-enum option_availability {
-    OPTION_AVAILABLE = 0,
-    OPTION_IGNORED, /* a warning: no effect yet */
-    OPTION_REFUSED, /* an error: not in this version */
-};
-
 #define OPTION_NO_FIELD ((size_t)-1) /* `at` of an option that only its presence counts for */
 
 struct option {
@@ -85,7 +74,6 @@ struct option {
     uint64_t min, max;        /* both 0: the type's own range */
     size_t at, at_n, at_extra, size;
     bool required;
-    enum option_availability availability;
 };
 
 extern const struct option config_schema[];

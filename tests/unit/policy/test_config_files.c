@@ -387,8 +387,6 @@ the_annotated_file_loads_with_and_without_its_comments(void **state)
     const struct text_file all[] = {{.path = "c.yaml", .text = whole}};
     assert_null(text_load(all, 1, CONFIG_LOAD_OUTLINE, &out));
     static const char *const expected[] = {
-        "not available in this version, remove it",
-        "warning: no effect yet in this version",
         "ca_file and fingerprint exclude each other",
     };
     struct span rest = strbuf_span(&out);
