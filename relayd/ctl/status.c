@@ -191,7 +191,7 @@ status_run(struct ctl *ctl)
         ctl_print_routes(ctl, member(status, "routes"));
         double learned = api_num(status, "learned", 0);
         if (learned > 0)
-            printf("%.0f learned routes (relayctl routes learned)\n", learned);
+            printf("%.0f learned and pinned routes (relayctl routes learned)\n", learned);
         print_sites(ctl, member(status, "sites"));
         print_suspended(ctl, member(status, "suspended"));
         print_alerts(ctl, member(status, "alerts"));
