@@ -279,22 +279,6 @@ add_suspended(struct explain *e, const char *route, const char *site)
              log_time_format(p->until_at, at), p->reason);
 }
 
-/* Is its route down as a whole? */
-static bool
-tell_outage(struct explain *e, const char *route, msec_t *ret_at)
-{
-    msec_t since_at;
-    const char *text;
-    char since[LOG_TIME_BYTES], at[LOG_TIME_BYTES];
-
-    if (strcmp(route, SCHEDULE_ROUTE_DIRECT) != 0 ||
-        !schedule_direct_down(e->api->d->schedule, &since_at, ret_at, &text))
-        return false;
-    step(e, "route %s: down as a whole since %s (%s); next probe %s", route,
-         log_time_format(since_at, since), text, log_time_format(*ret_at, at));
-    return true;
-}
-
 /* How a way's site is right now; false: it cannot take anybody before *ret_at (wall). */
 static bool
 tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at)
@@ -302,7 +286,6 @@ tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at
     struct daemon *d = e->api->d;
     struct site_info info;
     char at[LOG_TIME_BYTES];
-<<<<<<< ours
     const char *text;
     msec_t since;
 
@@ -313,11 +296,6 @@ tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at
              log_time_format(since, then), text, log_time_format(*ret_at, at));
         return false;
     }
-=======
-
-    if (tell_outage(e, route, ret_at))
-        return *ret_at <= clock_wall(loop_clock(d->loop));
->>>>>>> theirs
     if (!schedule_site_find(d->schedule, route, name, &info)) {
         step(e, "route %s, site %s: nothing is known against it", route, name);
         return true;

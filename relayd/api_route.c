@@ -36,7 +36,6 @@ sum_site(void *arg, const struct site_info *info)
     }
 }
 
-<<<<<<< ours
 /* The direct route as a whole: then `sums` tells of that. */
 static bool
 direct_down(const struct daemon *d, struct route_sums *sums)
@@ -48,17 +47,6 @@ direct_down(const struct daemon *d, struct route_sums *sums)
         return false;
     snprintf(sums->detail, sizeof(sums->detail), "%.255s", text);
     return true;
-=======
-/* One dead site does not make the direct route dead. */
-static void
-sum_direct(struct daemon *d, struct route_sums *sums)
-{
-    const char *text;
-    msec_t since_at;
-    sums->down = schedule_direct_down(d->schedule, &since_at, &sums->next_at, &text);
-    if (sums->down)
-        snprintf(sums->detail, sizeof(sums->detail), "%.255s", text);
->>>>>>> theirs
 }
 
 static void
@@ -84,13 +72,8 @@ api_routes(struct daemon *d)
         struct route_sums sums = {.route = route->name};
         schedule_sites(d->schedule, sum_site, &sums);
         sums.suspended = schedule_paused(d->schedule, PAUSE_ROUTE, span_str(route->name)) != NULL;
-<<<<<<< ours
         /* One dead site does not make the direct route dead. */
         bool down = hop != NULL ? sums.down : direct_down(d, &sums);
-=======
-        if (hop == NULL)
-            sum_direct(d, &sums);
->>>>>>> theirs
         cJSON *json = cJSON_CreateObject();
         cJSON_AddStringToObject(json, "name", route->name);
         cJSON_AddStringToObject(json, "kind", hop == NULL ? "direct" : "hop");
@@ -100,17 +83,14 @@ api_routes(struct daemon *d)
             cJSON_AddNullToObject(json, "address");
         cJSON_AddStringToObject(json, "tls",
                                 config_tls_name(hop == NULL ? config->direct.tls : hop->tls));
-        cJSON_AddStringToObject(json, "state",
-                                sums.suspended ? "suspended"
-                                : sums.down    ? "down"
-                                               : "ok");
-        if (sums.down)
+        cJSON_AddStringToObject(json, "state", sums.suspended ? "suspended" : down ? "down" : "ok");
+        if (down)
             api_add_span(json, "detail", span_str(sums.detail));
         else
             cJSON_AddNullToObject(json, "detail");
         cJSON_AddNumberToObject(json, "connections", (double)sums.connections);
         cJSON_AddNumberToObject(json, "waiting", (double)sums.waiting);
-        api_add_time(json, "next_at", sums.down ? sums.next_at : 0);
+        api_add_time(json, "next_at", down ? sums.next_at : 0);
         add_egress(json, hop == NULL ? &config->direct.egress : &hop->egress);
         cJSON_AddItemToArray(list, json);
     }
