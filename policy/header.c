@@ -358,8 +358,14 @@ header_date_format(msec_t at, struct strbuf *out)
     int second = (int)(at % DAY / SECOND);
 
     civil_date(day_number, &year, &month, &day);
-    strbuf_printf(out, "%s, %d %s %04d %02d:%02d:%02d +0000", days[day_number % 7], day,
-                  months[month - 1], year, second / 3600, second / 60 % 60, second % 60);
+    strbuf_printf(out, "%s, %d %s %04d ", days[day_number % 7], day, months[month - 1], year);
+    const int clock[] = {second / 3600, second / 60 % 60, second % 60};
+    char text[] = "00:00:00 +0000";
+    for (size_t i = 0; i < 3; i++) {
+        text[3 * i] = (char)('0' + clock[i] / 10);
+        text[3 * i + 1] = (char)('0' + clock[i] % 10);
+    }
+    strbuf_add_str(out, text);
 }
 
 void

@@ -197,18 +197,29 @@ strbuf_add_byte(struct strbuf *sb, char c)
 }
 
 void
-strbuf_printf(struct strbuf *sb, const char *fmt, ...)
+strbuf_vprintf(struct strbuf *sb, const char *fmt, va_list ap)
 {
-    va_list ap, again;
-    va_start(ap, fmt);
+    va_list again;
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
-    va_end(ap);
+    strbuf_reserve(sb, STRBUF_PRINTF_GUESS); /* mostly it fits at once */
+    size_t room = sb->cap - sb->n;
+    int n = vsnprintf(sb->p + sb->n, room, fmt, ap);
     assert(n >= 0);
-    strbuf_reserve(sb, (size_t)n);
-    vsnprintf(sb->p + sb->n, (size_t)n + 1, fmt, again);
+    if ((size_t)n >= room) {
+        strbuf_reserve(sb, (size_t)n);
+        vsnprintf(sb->p + sb->n, (size_t)n + 1, fmt, again);
+    }
     va_end(again);
     sb->n += (size_t)n;
+}
+
+void
+strbuf_printf(struct strbuf *sb, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    strbuf_vprintf(sb, fmt, ap);
+    va_end(ap);
 }
 
 void

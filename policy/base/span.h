@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -90,6 +91,7 @@ struct strbuf {
     size_t n, cap;
 };
 
+#define STRBUF_PRINTF_GUESS 63 /* what most formatted texts fit into */
 #define STRBUF_INIT ((struct strbuf){NULL, 0, 0})
 
 void strbuf_release(struct strbuf *sb); /* also for CLEANUP; leaves it empty and usable */
@@ -100,6 +102,8 @@ void strbuf_add_span(struct strbuf *sb, struct span s);
 void strbuf_add_str(struct strbuf *sb, const char *s);
 void strbuf_add_byte(struct strbuf *sb, char c);
 void strbuf_printf(struct strbuf *sb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void strbuf_vprintf(struct strbuf *sb, const char *fmt, va_list ap)
+    __attribute__((format(printf, 2, 0)));
 /* Drop the first n bytes. */
 void strbuf_consume(struct strbuf *sb, size_t n);
 /* Cut to n bytes. */

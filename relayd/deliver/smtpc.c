@@ -109,17 +109,11 @@ void
 smtpc_send(struct smtpc *s, enum smtpc_cmd cmd, size_t rcpt, const char *fmt, ...)
 {
     size_t start = s->out.n;
-    va_list ap, again;
+    va_list ap;
     va_start(ap, fmt);
-    va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
+    strbuf_vprintf(&s->out, fmt, ap);
     va_end(ap);
-    assert(n >= 0);
-    strbuf_reserve(&s->out, (size_t)n + 2);
-    vsnprintf(s->out.p + start, (size_t)n + 1, fmt, again);
-    va_end(again);
-    s->out.n += (size_t)n;
-    struct span line = span_of(s->out.p + start, (size_t)n);
+    struct span line = span_of(s->out.p + start, s->out.n - start);
     assert(span_find_byte(line, '\n') == SIZE_MAX && span_find_byte(line, '\r') == SIZE_MAX);
     bool secret = cmd == CMD_AUTH_PLAIN || cmd == CMD_AUTH_USER || cmd == CMD_AUTH_PASS;
     if (s->ops.trace != NULL)

@@ -155,6 +155,15 @@ log_cstr(struct log_line *line, const char *key, const char *value)
         log_str(line, key, span_str(value));
 }
 
+#define LOG_NUMBER_BYTES 21 /* a sign and 20 digits */
+
+static void
+put_digits(char *p, unsigned value, int n)
+{
+    for (int i = n - 1; i >= 0; i--, value /= 10)
+        p[i] = (char)('0' + value % 10);
+}
+
 /* Numbers and true/false: the same in both formats. */
 static void
 add_raw(struct log_line *line, const char *key, const char *text, int n)
@@ -166,20 +175,39 @@ add_raw(struct log_line *line, const char *key, const char *text, int n)
     out_close(&out);
 }
 
+/* The digits of a number, at the end of `buf`; snprintf() is most of a log line's cost. */
+static char *
+digits(uint64_t value, char buf[static LOG_NUMBER_BYTES])
+{
+    char *p = buf + LOG_NUMBER_BYTES;
+    do
+        *--p = (char)('0' + value % 10);
+    while ((value /= 10) > 0);
+    return p;
+}
+
+static void
+add_number(struct log_line *line, const char *key, bool negative, uint64_t value)
+{
+    char buf[LOG_NUMBER_BYTES];
+    char *p = digits(value, buf);
+    if (negative)
+        *--p = '-';
+    add_raw(line, key, p, (int)(buf + sizeof(buf) - p));
+}
+
 void
 log_int(struct log_line *line, const char *key, int64_t value)
 {
-    char buf[24];
     if (line->log != NULL)
-        add_raw(line, key, buf, snprintf(buf, sizeof(buf), "%lld", (long long)value));
+        add_number(line, key, value < 0, value < 0 ? -(uint64_t)value : (uint64_t)value);
 }
 
 void
 log_uint(struct log_line *line, const char *key, uint64_t value)
 {
-    char buf[24];
     if (line->log != NULL)
-        add_raw(line, key, buf, snprintf(buf, sizeof(buf), "%llu", (unsigned long long)value));
+        add_number(line, key, false, value);
 }
 
 void
@@ -194,11 +222,14 @@ log_ms(struct log_line *line, const char *key, msec_t ms)
 {
     if (line->log == NULL)
         return;
-    char buf[32];
+    char buf[LOG_NUMBER_BYTES + 4];
     uint64_t abs = ms < 0 ? -(uint64_t)ms : (uint64_t)ms;
-    int n = snprintf(buf, sizeof(buf), "%s%llu.%03u", ms < 0 ? "-" : "",
-                     (unsigned long long)(abs / 1000), (unsigned)(abs % 1000));
-    add_raw(line, key, buf, n);
+    char *p = digits(abs / 1000, buf);
+    buf[LOG_NUMBER_BYTES] = '.';
+    put_digits(buf + LOG_NUMBER_BYTES + 1, (unsigned)(abs % 1000), 3);
+    if (ms < 0)
+        *--p = '-';
+    add_raw(line, key, p, (int)(buf + sizeof(buf) - p));
 }
 
 void
@@ -220,13 +251,6 @@ log_printf(struct log_line *line, const char *key, const char *fmt, ...)
     vsnprintf(buf, sizeof(buf), fmt, ap);
     va_end(ap);
     log_str(line, key, span_str(buf));
-}
-
-static void
-put_digits(char *p, unsigned value, int n)
-{
-    for (int i = n - 1; i >= 0; i--, value /= 10)
-        p[i] = (char)('0' + value % 10);
 }
 
 char *

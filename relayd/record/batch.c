@@ -55,6 +55,8 @@ batch_free(struct batch *b)
     b->record->env.settings_give(b->record->env.arg, b->settings);
     free(b->items);
     free(b->changes);
+    free(b->notices);
+    free(b->messages);
     free(b->original);
     free(b);
 }

@@ -67,9 +67,9 @@ struct batch {
     struct item *items;
     struct queue_change *changes; /* of the items that are not stored yet, in their order */
     size_t n_changes;
-    struct notice notices[NOTICES_MAX];
-    struct store_message messages[NOTICES_MAX];
-    char *original; /* the original's first bytes, when they had to be read */
+    struct notice *notices;         /* NULL while nobody is told: most deliveries */
+    struct store_message *messages; /* of them */
+    char *original;                 /* the original's first bytes, when they had to be read */
 };
 
 /* batch.c */

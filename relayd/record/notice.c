@@ -44,6 +44,10 @@ notice_new(struct batch *b, const char *about)
 {
     struct record *r = b->record;
     assert(b->n_notices < NOTICES_MAX);
+    if (b->notices == NULL) {
+        b->notices = xcalloc(NOTICES_MAX, sizeof(*b->notices));
+        b->messages = xcalloc(NOTICES_MAX, sizeof(*b->messages));
+    }
     struct notice *n = &b->notices[b->n_notices++];
     n->id = queue_id_new(r->env.queue, clock_wall(loop_clock(r->env.loop)));
     n->about = about;
