@@ -109,12 +109,12 @@ def measure(context, nodes):
         for share in STEPS:
             accepted.append(nodes.fill(share))
             points[nodes.loaded] = nodes.compare()
+    mib, rest_mib = peak.kib / 1024, memory_kib(nodes.full.pids()) / 1024
     took = median([nodes.restart() for _ in range(context.runs)])
-    mib = max(peak.kib, memory_kib(nodes.full.pids())) / 1024
     last = points[nodes.loaded]
     ratio = last["full"] / last["empty"]
     details = {"recipients": nodes.loaded, "domains": nodes.domains, "points": points,
-               "accepted_per_s": accepted, "peak_mib": mib, "start_s": took}
+               "accepted_per_s": accepted, "peak_mib": mib, "rest_mib": rest_mib, "start_s": took}
     if context.plot_dir:
         curve = {name: [(max(n, 1), p[name]) for n, p in points.items()]
                  for name in ("full", "empty")}
@@ -124,7 +124,8 @@ def measure(context, nodes):
                               log_x=True))
     return [Line("backlog", f"{last['full']:,.0f}/s", f"empty {last['empty']:,.0f}/s", ratio,
                  f"{nodes.loaded:,} rcpts", ">= 0.8x", ratio >= 0.8, details),
-            Line("backlog memory", f"{mib:,.1f} MiB peak", goal="<= 128 MiB", met=mib <= 128),
+            Line("backlog memory", f"{mib:,.1f} MiB peak, {rest_mib:,.1f} at rest",
+                 goal="<= 128 MiB", met=mib <= 128),
             Line("backlog start", f"{took * 1000:,.0f} ms to a 250", goal="<= 1 s", met=took <= 1)]
 
 

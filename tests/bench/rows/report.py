@@ -6,10 +6,13 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 
 from rig.node import BUILD
 from rig.proc import run
+
+BUSY_QUIET = 0.05
 
 HEAD = ("row", "ours", "peer", "ratio", "ceiling", "goal", "met")
 
@@ -55,10 +58,34 @@ def machine(directory):
     """What the figures depend on beside the programs."""
     model = re.search(r"^model name\s*: (.*)$", open("/proc/cpuinfo").read(), re.M)
     return {"cpus": len(os.sched_getaffinity(0)), "cpu": model.group(1) if model else "?",
-            "kernel": platform.release(), "load_before": os.getloadavg()[0],
+            "kernel": platform.release(),
             "queues_on": run("findmnt", "-n", "-o", "SOURCE,FSTYPE", "-T", directory).stdout.strip(),
             "relayd": str(BUILD), "postfix": _first_line("postconf", "-d", "mail_version"),
             "openssl": _first_line("openssl", "version")}
+
+
+class Disturbance:
+    """What others did to the figures: how busy the machine was before, and time that the hypervisor
+    took away meanwhile."""
+
+    def __init__(self):
+        before = self._read()
+        time.sleep(1)
+        self._before = self._read()
+        spent = [now - then for now, then in zip(self._before, before)]
+        self.busy = 1 - (spent[3] + spent[4]) / max(1, sum(spent))  # idle, and waiting for a disk
+        if self.busy > BUSY_QUIET:
+            print(f"the machine is {self.busy:.0%} busy with something else: expect noise",
+                  file=sys.stderr)
+
+    @staticmethod
+    def _read():
+        with open("/proc/stat") as f:
+            return [int(v) for v in f.readline().split()[1:9]]
+
+    def figures(self):
+        spent = [now - before for now, before in zip(self._read(), self._before)]
+        return {"busy_before": self.busy, "stolen": spent[7] / max(1, sum(spent))}
 
 
 def write(path, lines, facts):
