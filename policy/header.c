@@ -346,6 +346,16 @@ civil_date(int64_t days, int *ret_year, int *ret_month, int *ret_day)
     *ret_year = (int)(year + era * 400) + (*ret_month <= 2);
 }
 
+/* `n` digits, at most four. */
+static void
+add_digits(struct strbuf *out, int value, int n)
+{
+    char text[4];
+    for (int i = n - 1; i >= 0; i--, value /= 10)
+        text[i] = (char)('0' + value % 10);
+    strbuf_add(out, text, (size_t)n);
+}
+
 void
 header_date_format(msec_t at, struct strbuf *out)
 {
@@ -358,14 +368,22 @@ header_date_format(msec_t at, struct strbuf *out)
     int second = (int)(at % DAY / SECOND);
 
     civil_date(day_number, &year, &month, &day);
-    strbuf_printf(out, "%s, %d %s %04d ", days[day_number % 7], day, months[month - 1], year);
-    const int clock[] = {second / 3600, second / 60 % 60, second % 60};
-    char text[] = "00:00:00 +0000";
-    for (size_t i = 0; i < 3; i++) {
-        text[3 * i] = (char)('0' + clock[i] / 10);
-        text[3 * i + 1] = (char)('0' + clock[i] % 10);
-    }
-    strbuf_add_str(out, text);
+    if (year > 9999)
+        year = 9999; /* no clock of ours; the format has four digits */
+    strbuf_add_str(out, days[day_number % 7]);
+    strbuf_add_str(out, ", ");
+    add_digits(out, day, day < 10 ? 1 : 2);
+    strbuf_add_byte(out, ' ');
+    strbuf_add_str(out, months[month - 1]);
+    strbuf_add_byte(out, ' ');
+    add_digits(out, year, 4);
+    strbuf_add_byte(out, ' ');
+    add_digits(out, second / 3600, 2);
+    strbuf_add_byte(out, ':');
+    add_digits(out, second / 60 % 60, 2);
+    strbuf_add_byte(out, ':');
+    add_digits(out, second % 60, 2);
+    strbuf_add_str(out, " +0000");
 }
 
 void

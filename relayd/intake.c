@@ -66,7 +66,9 @@ msg_end(struct intake_msg *m)
     free(m->rcpts);
     strbuf_release(&m->received);
     strbuf_release(&m->added);
-    dkim_result_release(&m->sign.result);
+    if (m->sign != NULL)
+        dkim_result_release(&m->sign->result);
+    free(m->sign);
     free(m->sender);
     free(m->client);
     free(m->body);
@@ -369,10 +371,10 @@ log_received(const struct intake_msg *m)
     char signed_by[512] = "";
     size_t used = 0;
 
-    for (size_t i = 0; i < m->sign.result.n_signatures && used < sizeof(signed_by); i++)
-        used += (size_t)snprintf(signed_by + used, sizeof(signed_by) - used, "%s%s/%s",
-                                 i == 0 ? "" : " ", m->sign.result.signatures[i].domain,
-                                 m->sign.result.signatures[i].selector);
+    for (size_t i = 0; i < m->msg.n_signatures && used < sizeof(signed_by); i++)
+        used += (size_t)snprintf(signed_by + used, sizeof(signed_by) - used, "%s%.*s/%.*s",
+                                 i == 0 ? "" : " ", SPAN_ARG(m->msg.signatures[i].domain),
+                                 SPAN_ARG(m->msg.signatures[i].selector));
     log_begin(m->intake->env.log, &line, LOG_INFO, "received");
     log_cstr(&line, "msg", m->id_text);
     log_str(&line, "sender", m->msg.sender);
@@ -424,7 +426,7 @@ stored(struct store_op *op)
     m->big = false; /* its chunks belong to the message now */
     intake->numbers.messages++;
     intake->numbers.bytes += m->msg.body_bytes;
-    intake->numbers.signatures += m->sign.result.n_signatures;
+    intake->numbers.signatures += m->msg.n_signatures;
     log_received(m);
     snprintf(reply, sizeof(reply), "250 2.0.0 queued as %s", m->id_text);
     msg_answer(m, reply);
@@ -437,14 +439,14 @@ msg_store(struct intake_msg *m)
 {
     struct store_op *op = &m->op;
 
-    for (size_t i = 0; i < m->sign.result.n_signatures; i++) {
-        const struct dkim_signature *s = &m->sign.result.signatures[i];
+    m->msg.n_signatures = m->sign == NULL ? 0 : m->sign->result.n_signatures;
+    for (size_t i = 0; i < m->msg.n_signatures; i++) {
+        const struct dkim_signature *s = &m->sign->result.signatures[i];
         m->msg.signatures[i] = (struct queue_signature){.domain = span_str(s->domain),
                                                         .selector = span_str(s->selector),
                                                         .field = span_of(s->field, s->field_bytes)};
         m->msg.size_bytes += s->field_bytes;
     }
-    m->msg.n_signatures = m->sign.result.n_signatures;
     m->msg.size_bytes += m->received.n + m->added.n + m->msg.body_bytes;
     op->kind = m->big ? STORE_ADD_BIG : STORE_ADD;
     op->done = stored;
@@ -465,7 +467,7 @@ msg_store(struct intake_msg *m)
 static void
 on_signed(struct sign_job *job)
 {
-    struct intake_msg *m = CONTAINER_OF(job, struct intake_msg, sign);
+    struct intake_msg *m = job->arg;
     struct intake *intake = m->intake;
 
     m->signing = false;
@@ -492,12 +494,13 @@ static void
 msg_sign(struct intake_msg *m)
 {
     struct intake *intake = m->intake;
-    struct sign_job *job = &m->sign;
 
     if (!sign_wanted(m->settings, m->facts.from)) {
         msg_store(m);
         return;
     }
+    struct sign_job *job = m->sign = xcalloc(1, sizeof(*job));
+    job->arg = m;
     job->settings = m->settings;
     job->done = on_signed;
     job->id = span_str(m->id_text);

@@ -54,7 +54,7 @@ struct intake_msg {
     struct queue_msg msg;
     char *sender, *client;
     char protocol[24], tls[80], user[128], message_id[256];
-    struct sign_job sign;
+    struct sign_job *sign; /* NULL: no key fits */
     struct span bytes;
     struct store_op op;
 };

@@ -60,13 +60,31 @@ ip_parse(struct span text, struct ip *ret)
     return true;
 }
 
+/* As inet_ntop(), which is a sprintf(); several lines of every message name an address. */
+static void
+format_v4(const uint8_t bytes[static 4], char *buf)
+{
+    for (int i = 0; i < 4; i++) {
+        unsigned b = bytes[i];
+        if (i > 0)
+            *buf++ = '.';
+        if (b >= 100)
+            *buf++ = (char)('0' + b / 100);
+        if (b >= 10)
+            *buf++ = (char)('0' + b / 10 % 10);
+        *buf++ = (char)('0' + b % 10);
+    }
+    *buf = '\0';
+}
+
 char *
 ip_format(const struct ip *ip, char buf[static IP_TEXT_MAX])
 {
     buf[0] = '\0';
-    if (ip->family != 0) {
-        const char *done =
-            inet_ntop(ip->family == 4 ? AF_INET : AF_INET6, ip->bytes, buf, IP_TEXT_MAX);
+    if (ip->family == 4) {
+        format_v4(ip->bytes, buf);
+    } else if (ip->family == 6) {
+        const char *done = inet_ntop(AF_INET6, ip->bytes, buf, IP_TEXT_MAX);
         assert(done != NULL);
     }
     return buf;

@@ -111,7 +111,9 @@ arena_free(struct arena *a)
 static struct arena_block *
 block_new(size_t size)
 {
-    struct arena_block *b = xcalloc(1, sizeof(*b) + size);
+    struct arena_block *b = xmalloc(sizeof(*b) + size); /* zeroed as it is given out */
+    b->next = NULL;
+    b->used = 0;
     b->size = size;
     return b;
 }
@@ -133,7 +135,7 @@ arena_alloc(struct arena *a, size_t n)
             own->used = want;
             own->next = b->next;
             b->next = own;
-            return own->bytes;
+            return memset(own->bytes, 0, want);
         }
         b = block_new(want > ARENA_BLOCK_BYTES ? want : ARENA_BLOCK_BYTES);
         b->next = a->blocks;
@@ -141,7 +143,7 @@ arena_alloc(struct arena *a, size_t n)
     }
     void *p = b->bytes + b->used;
     b->used += want;
-    return p;
+    return memset(p, 0, want);
 }
 
 char *

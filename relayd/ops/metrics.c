@@ -171,7 +171,9 @@ static void
 render_labels(const struct metric_family *family, const struct span *values, struct strbuf *out)
 {
     for (size_t i = 0; i < family->n_labels; i++) {
-        strbuf_printf(out, "%c%s=\"", i == 0 ? '{' : ',', family->labels[i]);
+        strbuf_add_byte(out, i == 0 ? '{' : ',');
+        strbuf_add_str(out, family->labels[i]);
+        strbuf_add_str(out, "=\"");
         add_label_value(out, values[i]);
         strbuf_add_byte(out, '"');
     }
