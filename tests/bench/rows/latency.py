@@ -35,7 +35,7 @@ def shown(f):
 
 
 def latency(context):
-    """relayd beside Postfix; judged from connect() on, the strictest way to say "sent"."""
+    """relayd beside Postfix; "sent" is said in two ways, and both are judged."""
     target = (context.world.take(), 2500)
     runs = {}
     makers = [contenders.Relayd, contenders.Postfix]
@@ -46,14 +46,13 @@ def latency(context):
             runs.setdefault(contender.name, []).append(samples)
             context.say(f"{contender.name}: {shown(figures([samples], 0))}")
     lines = []
-    for column, name in ((0, "latency"), (1, "latency (from the dot)")):
+    for column, name in ((0, "latency (from connect)"), (1, "latency (from the dot)")):
         ours, theirs = figures(runs["relayd"], column), figures(runs["Postfix"], column)
         ratio = ours["median_ms"] / theirs["median_ms"]
-        judged = column == 0
         met = ours["median_ms"] <= 1.5 and ours["p99_ms"] <= 6 and ratio <= 0.2
         lines.append(Line(name, shown(ours), "Postfix " + shown(theirs), ratio, "",
-                          "<= 1.5 ms, p99 <= 6 ms, <= 0.2x" if judged else "",
-                          met if judged else None, {"relayd": ours, "Postfix": theirs}))
+                          "<= 1.5 ms, p99 <= 6 ms, <= 0.2x", met,
+                          {"relayd": ours, "Postfix": theirs}))
     if context.plot_dir:
         draw(context, runs)
     return lines
