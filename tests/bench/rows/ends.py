@@ -117,12 +117,13 @@ def source(address, messages, sessions, length, reuse, sender="a@src.test", rcpt
                     "%s:%d" % address], check=True, timeout=PATIENCE_S)
 
 
-def bench_source(address, messages, domains, rcpts=1, sessions=20, length=1024, first=0):
-    """bench_source to its end: many domains."""
+def bench_source(address, messages, domains=1, rcpts=1, sessions=20, length=1024, first=0,
+                 reuse=True):
+    """bench_source to its end: many domains, or less work for the source; its seconds."""
     done = subprocess.run([program("source"), "-s", str(sessions), "-m", str(messages),
                            "-r", str(rcpts), "-l", str(length), "-d", str(domains),
-                           "-f", str(first), "%s:%d" % address], capture_output=True, text=True,
-                          timeout=PATIENCE_S)
+                           "-f", str(first), *([] if reuse else ["-n"]), "%s:%d" % address],
+                          capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return figures(done.stdout)["seconds"]
 
