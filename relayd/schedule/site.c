@@ -65,6 +65,7 @@ static void
 site_free(struct site *site)
 {
     timer_cancel(site->schedule->clock, &site->timer);
+    free(site->failure);
     free(site->key);
     free(site->name);
     free(site->route);
@@ -139,7 +140,7 @@ site_trouble(const struct site *site)
     const struct outage *o = &site->schedule->outage;
     if (outage_covers(site))
         return (struct site_trouble){&o->failure, o->tried_at, o->probe_at, true};
-    return (struct site_trouble){&site->failure, site->tried_at, site->probe_at, site->curable};
+    return (struct site_trouble){site->failure, site->tried_at, site->probe_at, site->curable};
 }
 
 /* How many may wait here while it is slow. */
@@ -296,6 +297,8 @@ site_up(struct site *site)
     log_int(&line, "failures", site->failures);
     log_end(&line);
     site->state = SITE_UP;
+    free(site->failure);
+    site->failure = NULL;
     site->failures = 0;
     site->link_limit = 0;
 }
@@ -324,12 +327,12 @@ log_down(const struct site *site, msec_t delay)
     struct log_line line;
 
     if (site_hop(site) != NULL && site->failures == 1)
-        log_alert(log, "hop_down", "hop %s cannot be used: %s", site->name, site->failure.text);
+        log_alert(log, "hop_down", "hop %s cannot be used: %s", site->name, site->failure->text);
     log_begin(log, &line, LOG_WARNING, "site_down");
     log_cstr(&line, "site", site->name);
     log_cstr(&line, "route", site->route);
-    log_cstr(&line, "phase", site->failure.phase);
-    log_cstr(&line, "text", site->failure.text);
+    log_cstr(&line, "phase", site->failure->phase);
+    log_cstr(&line, "text", site->failure->text);
     log_int(&line, "failures", site->failures);
     log_ms(&line, "probe_in", delay);
     log_end(&line);
@@ -375,7 +378,9 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
 {
     struct schedule *s = site->schedule;
 
-    site->failure = *outcome;
+    if (site->failure == NULL)
+        site->failure = xmalloc(sizeof(*site->failure));
+    *site->failure = *outcome;
     site->curable = s->env.ops->curable(s->env.arg, outcome, host);
     site->failures++;
     msec_t delay = probe_delay(site);
@@ -406,7 +411,7 @@ schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_inf
                             ? 0
                             : clock_wall(s->clock) + site->probe_at - clock_now(s->clock),
             .slowed = site->shape.slowed,
-            .failure = site->state == SITE_UP ? NULL : &site->failure,
+            .failure = site->state == SITE_UP ? NULL : site->failure,
         };
         each(arg, &info);
     }
