@@ -7,6 +7,7 @@ the call returns.
 
 import pathlib
 import signal
+import time
 
 import dns.exception
 import dns.message
@@ -109,10 +110,19 @@ class Dns:
         new = self.dir / "root.zone.new"
         new.write_text(self._zone())
         new.rename(self.dir / "root.zone")
-        self._process.signal(signal.SIGHUP)
-        # The server with the old zone may answer a little longer beside the new one: wait until it
-        # has gone.
-        until(lambda: self._served_serial() == self._serial and self._replaced(before), 10,
+        signalled = 0.0
+
+        def served():
+            nonlocal signalled
+            # Now and then nsd reads the zone and serves the old one on: it is told again.
+            if time.monotonic() - signalled > 3:
+                self._process.signal(signal.SIGHUP)
+                signalled = time.monotonic()
+            # The server with the old zone may answer a little longer beside the new one: wait
+            # until it has gone.
+            return self._served_serial() == self._serial and self._replaced(before)
+
+        until(served, 20,
               f"nsd at {self.server} to serve serial {self._serial} (see {self.dir}/nsd.log)",
               every=0.005)
 
