@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdio.h>
 
+#include "policy/base/codec.h"
 #include "policy/base/domain.h"
 #include "policy/classify.h"
 #include "policy/learn_internal.h"
@@ -45,20 +46,6 @@ learn_row_key(const struct learn_entry *e, char buf[static LEARN_ROW_KEY_MAX])
 
 /* ---- out ---- */
 
-static void
-put_number(struct strbuf *out, uint64_t v, size_t n)
-{
-    for (size_t i = n; i-- > 0;)
-        strbuf_add_byte(out, (char)(v >> (8 * i)));
-}
-
-static void
-put_string(struct strbuf *out, struct span s)
-{
-    put_number(out, s.n, 2);
-    strbuf_add_span(out, s);
-}
-
 void
 learn_row_value(const struct learn_entry *e, struct strbuf *out)
 {
@@ -77,12 +64,12 @@ learn_row_value(const struct learn_entry *e, struct strbuf *out)
     put_number(out, e->enh.klass, 1);
     put_number(out, e->enh.subject, 2);
     put_number(out, e->enh.detail, 2);
-    put_string(out, e->name);
-    put_string(out, e->label);
-    put_string(out, e->route);
-    put_string(out, span_str(e->to));
-    put_string(out, span_str(e->klass));
-    put_string(out, span_str(e->text));
+    put_string(out, e->name, 2, UINT16_MAX);
+    put_string(out, e->label, 2, UINT16_MAX);
+    put_string(out, e->route, 2, UINT16_MAX);
+    put_string(out, span_str(e->to), 2, UINT16_MAX);
+    put_string(out, span_str(e->klass), 2, UINT16_MAX);
+    put_string(out, span_str(e->text), 2, UINT16_MAX);
     size_t known = out->n - start - 3;
     assert(known <= LEARN_ROW_VALUE_MAX - 3);
     out->p[start + 1] = (char)(known >> 8);
@@ -90,26 +77,6 @@ learn_row_value(const struct learn_entry *e, struct strbuf *out)
 }
 
 /* ---- in ---- */
-
-/* Goes bad at the first read past the end, and stays so. */
-struct reader {
-    struct span left;
-    bool bad;
-};
-
-static uint64_t
-take_number(struct reader *r, size_t n)
-{
-    uint64_t v = 0;
-    if (r->left.n < n) {
-        r->bad = true;
-        return 0;
-    }
-    for (size_t i = 0; i < n; i++)
-        v = v << 8 | (unsigned char)r->left.p[i];
-    r->left = span_from(r->left, n);
-    return v;
-}
 
 static msec_t
 take_time(struct reader *r)
@@ -121,16 +88,13 @@ take_time(struct reader *r)
 }
 
 static struct span
-take_string(struct reader *r, size_t max)
+take_name(struct reader *r, size_t max)
 {
-    size_t n = take_number(r, 2);
-    if (r->bad || r->left.n < n || n > max) {
-        r->bad = true;
-        return SPAN_NONE;
-    }
-    struct span s = span_first(r->left, n);
-    r->left = span_from(r->left, n);
-    return s;
+    struct span s = take_string(r, 2);
+    if (s.n <= max)
+        return s;
+    r->bad = true;
+    return SPAN_NONE;
 }
 
 static void
@@ -150,13 +114,13 @@ take_fields(struct reader *r, struct learn_entry *e)
     e->enh.klass = (uint8_t)take_number(r, 1);
     e->enh.subject = (uint16_t)take_number(r, 2);
     e->enh.detail = (uint16_t)take_number(r, 2);
-    e->name = take_string(r, e->scope == LEARN_SITE ? LEARN_NAME_MAX : DOMAIN_MAX);
-    e->label = take_string(r, LEARN_NAME_MAX);
-    e->route = take_string(r, LEARN_ROUTE_MAX);
-    struct span to = take_string(r, LEARN_ROUTE_MAX);
+    e->name = take_name(r, e->scope == LEARN_SITE ? LEARN_NAME_MAX : DOMAIN_MAX);
+    e->label = take_name(r, LEARN_NAME_MAX);
+    e->route = take_name(r, LEARN_ROUTE_MAX);
+    struct span to = take_name(r, LEARN_ROUTE_MAX);
     snprintf(e->to, sizeof(e->to), "%.*s", SPAN_ARG(to));
-    e->klass = learn_class(take_string(r, LEARN_TEXT_MAX));
-    learn_put_text(e->text, take_string(r, LEARN_TEXT_MAX));
+    e->klass = learn_class(take_name(r, LEARN_TEXT_MAX));
+    learn_put_text(e->text, take_name(r, LEARN_TEXT_MAX));
     if (!learn_span_fits(e->name, LEARN_NAME_MAX) || !learn_span_fits(e->route, LEARN_ROUTE_MAX))
         r->bad = true;
 }

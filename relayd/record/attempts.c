@@ -2,7 +2,7 @@
 
 #include <assert.h>
 
-#include "relayd/record/codec.h"
+#include "policy/base/codec.h"
 
 #define ATTEMPTS_VERSION 1
 
@@ -62,10 +62,10 @@ put_refusal(struct strbuf *out, const struct refusal *f)
     put_number(out, f->enh.klass, 1);
     put_number(out, f->enh.subject, 2);
     put_number(out, f->enh.detail, 2);
-    put_string(out, f->route, 2);
-    put_string(out, f->phase, 2);
-    put_string(out, f->peer, 2);
-    put_string(out, f->text, 2);
+    put_string(out, f->route, 2, OUTCOME_TEXT_MAX);
+    put_string(out, f->phase, 2, OUTCOME_TEXT_MAX);
+    put_string(out, f->peer, 2, OUTCOME_TEXT_MAX);
+    put_string(out, f->text, 2, OUTCOME_TEXT_MAX);
 }
 
 void
@@ -79,8 +79,8 @@ attempts_encode(const struct attempts *a, struct strbuf *out)
     put_number(out, a->warned, 4);
     put_number(out, (uint64_t)a->first_deferral_at, 8);
     put_number(out, (uint64_t)a->class_since, 8);
-    put_string(out, a->klass, 1);
-    put_string(out, a->route, 1);
+    put_string(out, a->klass, 1, UINT8_MAX);
+    put_string(out, a->route, 1, UINT8_MAX);
     put_number(out, (uint64_t)a->n_refusals, 1);
     for (int i = 0; i < a->n_refusals; i++)
         put_refusal(out, &a->refusals[i]);

@@ -1,7 +1,7 @@
 #include "relayd/record/detail.h"
 
 #include "policy/base/mem.h"
-#include "relayd/record/codec.h"
+#include "policy/base/codec.h"
 
 #define DETAIL_VERSION 1
 
@@ -18,7 +18,7 @@ detail_encode(const struct detail *d, struct strbuf *out)
     put_number(out, d->enh.detail, 2);
     put_number(out, d->attempts, 4);
     for (size_t i = 0; i < N_ELEMENTS(strings); i++)
-        put_string(out, strings[i], 2);
+        put_string(out, strings[i], 2, OUTCOME_TEXT_MAX);
 }
 
 enum err_code

@@ -1,9 +1,13 @@
 /*
- * codec - numbers and strings of record's own records: big-endian, length first, bounded.
+ * codec - numbers and strings of records that the queue keeps for others: big-endian, length first,
+ * bounded. For attempts, histories and learned routes.
  */
 #pragma once
 
-#include "policy/base/outcome.h"
+#include "policy/base/span.h"
+
+#include <stdbool.h>
+#include <stdint.h>
 
 /* A reader that goes bad at the first read past the end and stays so. */
 struct reader {
@@ -45,10 +49,10 @@ put_number(struct strbuf *out, uint64_t v, size_t n)
         strbuf_add_byte(out, (char)(v >> (8 * i)));
 }
 
+/* What is longer than `max` loses its end; `max` fits into the length. */
 static inline void
-put_string(struct strbuf *out, struct span s, size_t length_bytes)
+put_string(struct strbuf *out, struct span s, size_t length_bytes, size_t max)
 {
-    size_t max = length_bytes == 1 ? 255 : OUTCOME_TEXT_MAX;
     s = span_first(s, max);
     put_number(out, s.n, length_bytes);
     strbuf_add_span(out, s);
