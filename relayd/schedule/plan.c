@@ -163,6 +163,15 @@ plan_ask(struct schedule *s, const struct rcpt *rcpt, struct ways_ask *ret)
     plan_query(rcpt, &ret->query);
 }
 
+/* Its site, where something may have been learned for it; NULL: not known, or of no interest. */
+static const struct facts_site *
+plan_site(struct schedule *s, const struct rcpt *rcpt, struct facts_site *buf)
+{
+    return learned_count(s->env.learned) > 0 && facts_site_cached(s->env.facts, rcpt->domain.p, buf)
+               ? buf
+               : NULL;
+}
+
 /* The recipient's ways as far as is known without a look-up; false: facts are missing. */
 bool
 plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret)
@@ -172,8 +181,7 @@ plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret)
     struct facts_site site;
 
     plan_ask(s, rcpt, &ask);
-    if (s->env.learned != NULL && facts_site_cached(s->env.facts, rcpt->domain.p, &site))
-        ask.site = &site;
+    ask.site = plan_site(s, rcpt, &site);
     ways_find(&ask, ret);
     for (bool ok = true; ok && ret->decision.action == ROUTE_FACTS; ok = domain.ok) {
         if (!facts_domain_cached(s->env.facts, s->policy.geoip, rcpt->domain.p,
@@ -339,10 +347,7 @@ plan_with(struct schedule *s, struct rcpt *rcpt, const struct known *known)
     if (rcpt->begun_at == 0)
         rcpt->begun_at = clock_wall(s->clock);
     plan_ask(s, rcpt, &ask);
-    if (known->site != NULL)
-        ask.site = known->site;
-    else if (facts_site_cached(s->env.facts, rcpt->domain.p, &site))
-        ask.site = &site;
+    ask.site = known->site != NULL ? known->site : plan_site(s, rcpt, &site);
     if (!plan_facts(s, rcpt, &ask, known, &domain, &ways))
         return;
     switch (ways.decision.action) {
