@@ -7,7 +7,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from rig.world import World  # noqa: E402 (the path comes first)
+from rig.promise import Promise  # noqa: E402 (the path comes first)
+from rig.world import World  # noqa: E402
 
 LINES_SHOWN = 40
 
@@ -19,6 +20,14 @@ def world(request):
     yield world
     failed = request.node.stash.get(_FAILED, False)
     world.close(keep=failed)
+
+
+@pytest.fixture
+def promise(record_property):
+    """What this test proves and in how many cases: see rig/promise.py."""
+    promise = Promise(record_property)
+    yield promise
+    promise.close()
 
 
 _WORLD = pytest.StashKey()
