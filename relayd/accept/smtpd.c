@@ -183,6 +183,22 @@ unknown_verb(struct smtpd *s, struct span name)
         smtpd_error(s, "500 5.5.1 command not known");
 }
 
+/* Octets follow a BDAT. When its line cannot be read nobody knows where they end, and what a message
+ * holds would be obeyed as commands: then there is no going on. */
+static bool
+brings_octets(struct span line)
+{
+    return span_istarts(line, SPAN("BDAT"));
+}
+
+static void
+unreadable(struct smtpd *s, struct span line, const char *text)
+{
+    smtpd_error(s, text);
+    if (brings_octets(line))
+        smtpd_close(s, "bad BDAT", NULL);
+}
+
 /* `more`: bytes are waiting behind the line. */
 static void
 command(struct smtpd *s, struct span line, bool more)
@@ -193,7 +209,7 @@ command(struct smtpd *s, struct span line, bool more)
     s->counts.commands++;
     s->verb = verb == NULL ? "unknown" : verb->name;
     if (!line_is_text(line)) {
-        smtpd_error(s, "500 5.5.2 control or broken characters in a command");
+        unreadable(s, line, "500 5.5.2 control or broken characters in a command");
     } else if (verb == NULL) {
         unknown_verb(s, name);
     } else if ((verb->flags & ENDS_GROUP) != 0 && more) {
@@ -206,7 +222,7 @@ command(struct smtpd *s, struct span line, bool more)
         smtpd_error(s, s->state == SMTPD_HELLO ? "503 5.5.1 EHLO or HELO comes first"
                                                : verb->otherwise);
     } else if ((verb->flags & TAKES_UTF8) == 0 && !span_is_ascii(arg)) {
-        smtpd_error(s, "501 5.5.4 ASCII only");
+        unreadable(s, line, "501 5.5.4 ASCII only");
     } else {
         verb->run(s, span_trim(arg));
     }
@@ -223,7 +239,10 @@ line_step(struct smtpd *s, struct span *in)
     case LINE_MORE:
         return false;
     case LINE_LONG:
-        s->mode = MODE_LONG_LINE;
+        if (!auth && brings_octets(*in))
+            smtpd_close(s, "bad BDAT", "500 5.5.2 line too long");
+        else
+            s->mode = MODE_LONG_LINE;
         return true;
     case LINE_BARE:
         s->verb = "unknown";
