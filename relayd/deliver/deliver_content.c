@@ -40,7 +40,7 @@ on_rate(void *arg)
 {
     struct deliver_conn *c = arg;
     assert(c->content.active && !c->running);
-    uint64_t least = (uint64_t)c->target.timeouts.block_ms / 1000 * DELIVER_MIN_RATE_BYTES;
+    uint64_t least = (uint64_t)c->target.timeouts.block_ms * DELIVER_MIN_RATE_BYTES / SECOND;
     size_t pending = conn_out_pending(c->conn);
     bool ours = c->content.asked && pending == 0;
     if (ours || bytes_sent(c) - c->content.window_bytes >= least) {

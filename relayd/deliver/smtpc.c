@@ -227,61 +227,50 @@ clear_will_do(const struct smtpc *s)
            s->config.auth_username == NULL;
 }
 
+/* Nobody was served yet. A host that is ready and spoils it in the same breath belongs here too: it
+ * would be opened again and again, and nobody be told. */
+static bool
+in_setup(const struct smtpc *s)
+{
+    return s->state == STATE_SETUP || s->state == STATE_TLS ||
+           (s->state == STATE_IDLE && s->n_txns == 0 && !s->idled);
+}
+
 enum smtpc_want
 smtpc_violation(struct smtpc *s, const char *why)
 {
     const char *phase = smtpc_phase(s);
-    switch (s->state) {
-    case STATE_IDLE:
-    case STATE_QUIT:
-        return smtpc_close(s, SMTPC_END_OVER);
-    case STATE_SETUP:
-    case STATE_TLS: {
+    struct outcome o;
+    assert(s->state != STATE_CLOSED);
+    if (in_setup(s)) {
         if (clear_will_do(s))
             return smtpc_close(s, SMTPC_END_CLEAR);
-        struct outcome o;
         outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_PEER, phase, "4.5.0", "protocol error: %s", why);
         return smtpc_host_failed(s, &o, SMTPC_END_NEXT);
     }
-    case STATE_TXN:
-    case STATE_BODY:
-    case STATE_DOT:
-        return smtpc_txn_violation(s, phase, why);
-    case STATE_CLOSED:
-        break;
-    }
-    assert(!"violation without a session");
-    return SMTPC_WANT_CLOSE;
+    if (s->state == STATE_IDLE || s->state == STATE_QUIT)
+        return smtpc_close(s, SMTPC_END_OVER);
+    return smtpc_txn_violation(s, phase, why);
 }
 
 enum smtpc_want
 smtpc_lost(struct smtpc *s, enum smtpc_loss loss, const char *text)
 {
     const char *phase = smtpc_phase(s);
-    switch (s->state) {
-    case STATE_IDLE:
-    case STATE_QUIT:
-        return smtpc_close(s, SMTPC_END_OVER);
-    case STATE_SETUP:
-    case STATE_TLS: {
+    struct outcome o;
+    assert(s->state != STATE_CLOSED);
+    if (in_setup(s)) {
         if (clear_will_do(s))
             return smtpc_close(s, SMTPC_END_CLEAR);
-        struct outcome o;
         bool tls = loss == SMTPC_LOSS_TLS;
         outcome_set(&o, OUTCOME_DEFERRED, tls ? ORIGIN_TLS : ORIGIN_NET, phase,
                     tls ? "4.7.5" : "4.4.2", "%s", text);
         o.path = true;
         return smtpc_host_failed(s, &o, SMTPC_END_NEXT);
     }
-    case STATE_TXN:
-    case STATE_BODY:
-    case STATE_DOT:
-        return smtpc_txn_lost(s, loss, phase, text);
-    case STATE_CLOSED:
-        break;
-    }
-    assert(!"lost without a session");
-    return SMTPC_WANT_CLOSE;
+    if (s->state == STATE_IDLE || s->state == STATE_QUIT)
+        return smtpc_close(s, SMTPC_END_OVER);
+    return smtpc_txn_lost(s, loss, phase, text);
 }
 
 /* ---- facts ---- */
