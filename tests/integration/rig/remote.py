@@ -5,12 +5,13 @@
     mx.answer("dot", CLOSE)
 
 Stages: greeting, ehlo, helo, starttls, auth, mail, rcpt, data, dot, rset, noop, quit. An answer is
-a reply text (lines joined by a newline), one of the constants below, or a function of the session
-that returns one of these (or None, when it has done everything itself).
+a reply text (lines joined by a newline), one of the constants below, Raw bytes, or a function of
+the session that returns one of these (or None, when it has done everything itself).
 """
 
 import base64
 import re
+import select
 import socket
 import ssl
 import struct
@@ -21,6 +22,31 @@ from rig.wait import DEFAULT, until
 CLOSE = object()    # close the connection properly
 RESET = object()    # close it with RST
 SILENCE = object()  # never answer; the connection stays open
+
+
+class Raw:
+    """Exactly these bytes, or pieces of them one after another, `every` seconds apart.
+
+    code: what the reply means to this server: 250 at "dot" is a message taken, at "mail" a
+    transaction begun. then: CLOSE, RESET or SILENCE behind the last piece.
+    """
+
+    def __init__(self, pieces, code=0, every=0.0, then=None):
+        self.pieces, self.code, self.every, self.then = pieces, code, every, then
+
+    def __call__(self, session):
+        pieces = [self.pieces] if isinstance(self.pieces, bytes) else self.pieces
+        for i, piece in enumerate(pieces() if callable(pieces) else pieces):
+            if i > 0 and self.every and session.remote._stopping.wait(self.every):
+                raise _End
+            session.send(piece)
+            session.n_sent += len(piece)
+        return self.code if self.then is None else self.then
+
+
+def octets(data):
+    """One by one."""
+    return [data[i:i + 1] for i in range(len(data))]
 
 
 class Mail:
@@ -46,6 +72,8 @@ class Session:
         self.remote, self.socket, self.peer, self.number = remote, sock, peer, number
         self.commands = []  # every command line
         self.helo = self.tls = self.auth = self.mail = None
+        self.n_sent = 0     # octets of Raw answers
+        self.ended = False  # the connection is closed, by whomever
         self._input = b""
 
     def send(self, data):
@@ -96,12 +124,15 @@ class _End(Exception):
 class Remote:
     def __init__(self, address, port=25, hostname="mx.test", certificate=None, implicit=False,
                  extensions=("PIPELINING", "8BITMIME", "SIZE 104857600", "SMTPUTF8", "DSN",
-                             "ENHANCEDSTATUSCODES"), auth=None, client_ca=None, script=None):
+                             "ENHANCEDSTATUSCODES"), auth=None, client_ca=None, script=None,
+                 receive_buffer=None):
         """auth: {user: password} offers AUTH PLAIN LOGIN; script: a function of the session that
-        replaces the protocol altogether; client_ca: asks for a client certificate."""
+        replaces the protocol altogether; client_ca: asks for a client certificate;
+        receive_buffer: octets that the kernel takes for us while nothing is read."""
         self.address, self.port, self.hostname = address, port, hostname
         self.extensions, self.auth, self.script = list(extensions), auth, script
         self.implicit, self._context = implicit, None
+        self.receive_buffer = receive_buffer
         if certificate:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(certificate.cert_file, certificate.key_file)
@@ -120,6 +151,8 @@ class Remote:
         self._stopping.clear()
         self._listener = socket.create_server((self.address, self.port), backlog=512,
                                               reuse_port=False)
+        if self.receive_buffer:  # each accepted socket inherits it
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
         return self
 
@@ -133,6 +166,10 @@ class Remote:
                 pass
             self._listener.close()
             self._listener = None
+        self.hang_up()
+
+    def hang_up(self):
+        """Every connection ends; new ones are taken."""
         for session in list(self.sessions):
             try:
                 session.socket.shutdown(socket.SHUT_RDWR)
@@ -209,6 +246,7 @@ class Remote:
         except (_End, OSError):
             pass  # the peer has gone, or the script has ended the session
         finally:
+            session.ended = True
             try:
                 session.socket.close()
             except OSError:
@@ -237,9 +275,10 @@ class Remote:
             reply = reply(session)
         if reply is None:
             return 0
+        if isinstance(reply, int):
+            return reply  # of Raw: it is said
         if reply is SILENCE:
-            self._stopping.wait()
-            raise _End
+            self._wait_for_the_end(session)
         if reply is CLOSE or reply is RESET:
             session.finish(reply)
             raise _End
@@ -249,6 +288,14 @@ class Remote:
         out = [f"{code}{' ' if i == len(texts) - 1 else '-'}{t}" for i, t in enumerate(texts)]
         session.send("".join(line + "\r\n" for line in out))
         return int(code)
+
+    def _wait_for_the_end(self, session):
+        """Say nothing, read nothing, until the peer hangs up (or this host is stopped)."""
+        poll = select.poll()
+        poll.register(session.socket, select.POLLRDHUP)
+        while not self._stopping.is_set() and not poll.poll(100):
+            pass
+        raise _End
 
     def _dialogue(self, session):
         if self._say(session, "greeting", f"220 {self.hostname} ready") >= 400:
@@ -346,10 +393,11 @@ class Remote:
         mail.tls, mail.auth, mail.helo = session.tls, session.auth, session.helo
         mail.peer, mail.connection = session.peer, session.number
         reply = self._choose("dot", " ".join(mail.rcpts), "250 2.0.0 taken")
-        if callable(reply):
+        if callable(reply) and not isinstance(reply, Raw):
             reply = reply(session)
         # Recorded before the 250 leaves: a peer that has read it may be asked about it at once.
-        if isinstance(reply, str) and reply.startswith("2"):
+        code = str(reply.code) if isinstance(reply, Raw) else reply
+        if isinstance(code, str) and code.startswith("2"):
             self.mails.append(mail)
             if self.on_mail:
                 self.on_mail(mail)
