@@ -82,9 +82,6 @@ select_field(const struct header_field *field, struct dkim_selection *selection,
     *names_bytes += field->name.n + 1;
     if (selection->n_fields == DKIM_SIGNED_FIELDS_MAX || *names_bytes > DKIM_FIELD_NAMES_MAX)
         return "too many fields would have to be signed";
-    size_t colon = (size_t)(field->value.p - field->whole.p) - 1;
-    if (memchr(text.p + field->name.n, '\t', colon - field->name.n) != NULL)
-        return "a tab stands before the colon of a field"; /* libopendkim refuses it, either side */
     if (!is_clean(text))
         return "a header field holds a bare CR, a bare LF or a NUL";
     selection->fields[selection->n_fields++] = (struct dkim_field){text, field->name.n};
@@ -97,6 +94,10 @@ select_block(struct span block, struct dkim_selection *selection, size_t *names_
 {
     struct header_field field;
     while (header_field_next(&block, &field)) {
+        /* RFC 5322 section 4.5: verifiers refuse the whole message (dkimpy a blank, libopendkim a
+         * tab), whether the field is signed or not. */
+        if (field.whole.p[field.name.n] != ':' && selection->refusal == NULL)
+            selection->refusal = "a blank stands before the colon of a field";
         if (!is_signed_name(field.name))
             continue;
         if (selection->from.p == NULL && span_ieq(field.name, SPAN("From")))
