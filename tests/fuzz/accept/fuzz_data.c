@@ -1,9 +1,11 @@
 /*
- * The body filter under arbitrary bytes: whatever the pieces are, the result is the same and clean.
- * First octet: bit 0 DATA or BDAT, bit 1 reject bare newlines, bits 2-7 seed of the cutting.
+ * The body filter under arbitrary bytes: whatever the pieces are, the result is that of the model
+ * (tests/dialog/models/data_model.c), and clean.
+ * First octet: bit 0 DATA or BDAT, bit 1 reject bare newlines, bits 2-7 seed of the cutting, bits
+ * 2 and 3 together a small limit.
  */
 #include "policy/base/mem.h"
-#include "relayd/accept/data.h"
+#include "tests/dialog/models/data_model.h"
 
 #include <stdlib.h>
 
@@ -79,6 +81,29 @@ check_clean(struct span text, bool ended)
         CHECK(text.n == 0 || span_ends(text, SPAN("\r\n")));
 }
 
+/* What was handed on before the end is the beginning of what would be if it ended here. */
+static void
+check_model(const struct data_limits *limits, struct span in, const struct result *r)
+{
+    CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
+    struct data_model model;
+
+    strbuf_add_span(&text, in);
+    if (!r->ended)
+        strbuf_add_str(&text, "\r\n.\r\n");
+    data_model(limits, strbuf_span(&text), !limits->dots, &model);
+    CHECK(model.ended);
+    if (r->ended)
+        CHECK(in.n - r->left == model.used && r->fault == model.fault);
+    else
+        CHECK(r->fault == DATA_FAULT_NONE || r->fault == model.fault);
+    if (r->fault == DATA_FAULT_NONE && r->ended)
+        CHECK(span_eq(strbuf_span(&r->out), strbuf_span(&model.out)));
+    else if (r->fault == DATA_FAULT_NONE)
+        CHECK(span_starts(strbuf_span(&model.out), strbuf_span(&r->out)));
+    strbuf_release(&model.out);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
@@ -86,7 +111,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 
     if (n == 0)
         return 0;
-    struct data_limits limits = {.message_bytes = 1 << 20,
+    struct data_limits limits = {.message_bytes = (bytes[0] & 12) == 12 ? 4000 : 1 << 20,
                                  .header_bytes = 2000,
                                  .dots = (bytes[0] & 1) == 0,
                                  .reject_newlines = (bytes[0] & 2) != 0};
@@ -94,6 +119,8 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     run(&limits, in, 0, &whole);
     run(&limits, in, (uint32_t)bytes[0] * 2654435761u + 1, &cut);
     CHECK(whole.fault == cut.fault && whole.ended == cut.ended && whole.left == cut.left);
+    check_model(&limits, in, &whole);
+    check_model(&limits, in, &cut);
     if (whole.fault == DATA_FAULT_NONE) {
         CHECK(!whole.ended || span_eq(strbuf_span(&whole.out), strbuf_span(&cut.out)));
         check_clean(strbuf_span(&whole.out), whole.ended);
