@@ -1,13 +1,12 @@
 /*
- * How: lock, look at what is there, open LMDB with its default durability (never WRITEMAP, NOSYNC
- * or NOMETASYNC), check length and format, open the tables, sweep. Handles of tables are opened
- * once here and are the same for every transaction.
+ * How: lock, look at what is there and make what is not, open LMDB with its default durability
+ * (never WRITEMAP, NOSYNC or NOMETASYNC), check length and format, open the tables, sweep. Handles
+ * of tables are opened once here and are the same for every transaction.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -79,13 +78,6 @@ meta_put(struct queue *queue, MDB_txn *txn, const char *name, const void *p, siz
     return mdb_put(txn, queue->dbi[TABLE_META], &key, &value, 0);
 }
 
-static void
-little_endian(uint64_t v, unsigned char *b, size_t width)
-{
-    for (size_t i = 0; i < width; i++)
-        b[i] = (unsigned char)(v >> (8 * i));
-}
-
 static uint64_t
 from_little_endian(MDB_val v)
 {
@@ -93,21 +85,6 @@ from_little_endian(MDB_val v)
     for (size_t i = 0; i < v.mv_size && i < 8; i++)
         n |= (uint64_t)((const unsigned char *)v.mv_data)[i] << (8 * i);
     return n;
-}
-
-/* A new queue: format and the secret behind the lanes. */
-static enum err_code
-meta_create(struct queue *queue, MDB_txn *txn, struct err *err)
-{
-    unsigned char secret[16], format[4];
-    if (getrandom(secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
-        return err_set(err, ERR_IO, "queue %s: no random numbers: %s", queue->path,
-                       strerror(errno));
-    little_endian(QUEUE_FORMAT, format, sizeof(format));
-    int rc = meta_put(queue, txn, META_FORMAT, format, sizeof(format));
-    if (rc == 0)
-        rc = meta_put(queue, txn, META_LANE_SECRET, secret, sizeof(secret));
-    return rc == 0 ? ERR_OK : queue_lmdb_err(queue, rc, "cannot write", err);
 }
 
 static enum err_code
@@ -171,32 +148,18 @@ meta_load(struct queue *queue, MDB_txn *txn, struct queue_info *info, struct err
 /* ------------------------------------------------------------------------------------ open */
 
 static enum err_code
-tables_open(struct queue *queue, MDB_txn *txn, bool create, struct queue_info *info,
-            struct err *err)
+tables_open(struct queue *queue, MDB_txn *txn, struct queue_info *info, struct err *err)
 {
-    MDB_stat stat;
-    unsigned flags = create ? MDB_CREATE : 0;
-    int rc = mdb_dbi_open(txn, NULL, 0, &queue->dbi[TABLE_META]);
-    if (rc == 0)
-        rc = mdb_stat(txn, queue->dbi[TABLE_META], &stat);
-    if (rc != 0)
-        return queue_lmdb_err(queue, rc, "cannot read", err);
-    info->created = stat.ms_entries == 0;
-    if (info->created && !create)
-        return err_set(err, ERR_NOT_FOUND, "queue %s: there is no queue in it", queue->path);
     /* The format first: a newer one may have other tables. */
-    rc = mdb_dbi_open(txn, queue_table_names[TABLE_META], info->created ? flags : 0,
-                      &queue->dbi[TABLE_META]);
+    int rc = mdb_dbi_open(txn, queue_table_names[TABLE_META], 0, &queue->dbi[TABLE_META]);
     if (rc == MDB_NOTFOUND)
         return err_set(err, ERR_CORRUPT, "queue %s: data.mdb is no queue: it has no meta table",
                        queue->path);
     if (rc != 0)
         return queue_lmdb_err(queue, rc, "cannot open table meta", err);
-    enum err_code code = info->created ? meta_create(queue, txn, err) : ERR_OK;
-    if (code == ERR_OK)
-        code = format_check(queue, txn, info, err);
+    enum err_code code = format_check(queue, txn, info, err);
     for (enum table t = TABLE_META + 1; code == ERR_OK && t < TABLES; t++) {
-        rc = mdb_dbi_open(txn, queue_table_names[t], info->created ? flags : 0, &queue->dbi[t]);
+        rc = mdb_dbi_open(txn, queue_table_names[t], 0, &queue->dbi[t]);
         if (rc == MDB_NOTFOUND)
             code = err_set(err, ERR_CORRUPT, "queue %s: table %s is missing", queue->path,
                            queue_table_names[t]);
@@ -224,7 +187,7 @@ tables_load(struct queue *queue, const struct queue_options *options, struct que
     int rc = mdb_txn_begin(queue->env, NULL, queue->read_only ? MDB_RDONLY : 0, &txn);
     if (rc != 0)
         return queue_lmdb_err(queue, rc, "cannot begin", err);
-    enum err_code code = tables_open(queue, txn, !queue->read_only, info, err);
+    enum err_code code = tables_open(queue, txn, info, err);
     if (code == ERR_OK)
         code = meta_load(queue, txn, info, err);
     if (code == ERR_OK && !queue->read_only)
@@ -237,9 +200,9 @@ tables_load(struct queue *queue, const struct queue_options *options, struct que
     return rc == 0 ? ERR_OK : queue_lmdb_err(queue, rc, "cannot commit", err);
 }
 
-/* A queue that was here must still be here. */
+/* A queue that was here must still be here; where none was, one is made. */
 static enum err_code
-data_file_check(struct queue *queue, bool made_before, struct err *err)
+data_file_ready(struct queue *queue, bool made_before, struct queue_info *info, struct err *err)
 {
     char name[4096];
     struct stat st;
@@ -252,7 +215,8 @@ data_file_check(struct queue *queue, bool made_before, struct err *err)
                        queue->path);
     if (!there && queue->read_only)
         return err_set(err, ERR_NOT_FOUND, "queue %s: there is no queue in it", queue->path);
-    return ERR_OK;
+    info->created = !there;
+    return there ? ERR_OK : queue_create(queue, err);
 }
 
 static enum err_code
@@ -311,7 +275,7 @@ open_all(struct queue *queue, const struct queue_options *options, struct queue_
     bool made_before;
     enum err_code code = queue_lock(queue, !queue->read_only, info, &made_before, err);
     if (code == ERR_OK)
-        code = data_file_check(queue, made_before, err);
+        code = data_file_ready(queue, made_before, info, err);
     if (code == ERR_OK)
         code = env_open(queue, err);
     if (code == ERR_OK)

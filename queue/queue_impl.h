@@ -186,6 +186,9 @@ enum err_code queue_lock(struct queue *queue, bool create, struct queue_info *in
                          bool *ret_made_before, struct err *err);
 enum err_code queue_lock_mark(struct queue *queue, struct err *err);
 
+/* Make the data file of a new queue, whole or not at all (create.c). The lock file is held. */
+enum err_code queue_create(struct queue *queue, struct err *err);
+
 /* Remember where the data file is mapped (map.c). */
 void queue_map_find(struct queue *queue);
 

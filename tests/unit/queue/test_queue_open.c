@@ -171,11 +171,19 @@ static void
 a_crash_while_creating_leaves_a_directory_that_can_be_used(void **state)
 {
     struct fixture *f = *state;
+    struct stat st;
+    char half[4096] = {0}; /* the first pages of a new file, as a power cut may leave them */
     int fd = open(in_dir(f, "data.mdb"), O_CREAT | O_WRONLY, 0600);
     assert_true(fd >= 0);
     close(fd);
+    fd = open(in_dir(f, "data.mdb.new"), O_CREAT | O_WRONLY, 0600);
+    assert_int_equal(write(fd, half, sizeof(half)), sizeof(half));
+    close(fd);
     fixture_open(f);
     assert_true(f->info.created);
+    assert_int_not_equal(stat(in_dir(f, "data.mdb.new"), &st), 0);
+    add_one(f, "x@d.test");
+    assert_sound(f);
 }
 
 static void
