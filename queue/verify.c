@@ -77,7 +77,9 @@ walk(struct queue_verify *v)
     MDB_cursor *cursor = v->cursors[v->table];
     int rc = seek(v, cursor, &k, &value);
     for (size_t n = 0; rc == 0 && n < STEP_ROWS && v->step_bytes < STEP_BODY_BYTES; n++) {
-        if (k.mv_size > sizeof(v->at.b))
+        /* On pages that are not what they should be keys are empty or run back, without end. */
+        if (k.mv_size == 0 || k.mv_size > sizeof(v->at.b) ||
+            span_cmp(val_span(k), span_of(v->at.b, v->at.n)) <= 0)
             return MDB_CORRUPTED;
         memcpy(v->at.b, k.mv_data, k.mv_size);
         v->at.n = k.mv_size;

@@ -3,6 +3,10 @@
  */
 #include "tests/unit/queue/fixture.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
 #include "queue/queue_impl.h"
 
 struct raw {
@@ -352,6 +356,32 @@ verify_runs_beside_a_writer_without_false_findings(void **state)
     assert_sound(f);
 }
 
+/* As pages that were never synced may be after a power cut. */
+static void
+keys_that_run_back_end_the_walk_of_their_table(void **state)
+{
+    struct fixture *f = *state;
+    struct queue_verify_result result;
+    struct key key = key_id(due_id), low = key_id(1);
+    char path[128];
+    struct stat st;
+    fixture_close(f);
+    snprintf(path, sizeof(path), "%s/" QUEUE_DATA_FILE, f->dir);
+    int fd = open(path, O_RDWR);
+    assert_int_equal(fstat(fd, &st), 0);
+    char *map = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    assert_ptr_not_equal(map, MAP_FAILED);
+    for (char *p = map; (p = memmem(p, (size_t)(map + st.st_size - p), key.b, key.n)) != NULL;)
+        memcpy(p, low.b, low.n);
+    munmap(map, (size_t)st.st_size);
+    fixture_open(f);
+    struct queue_verify *v = verify_all(f, &result);
+    assert_true(result.n_findings > 0);
+    assert_non_null(strstr(result.texts[0], "cannot be read any further"));
+    queue_verify_free(v);
+}
+
 static void
 findings_beyond_the_limit_are_counted(void **state)
 {
@@ -385,6 +415,7 @@ main(int argc, char **argv)
         TEST(an_id_above_the_last_one_is_found),
         TEST(a_damaged_recipient_is_passed_over_and_can_be_taken_out),
         TEST(verify_runs_beside_a_writer_without_false_findings),
+        TEST(keys_that_run_back_end_the_walk_of_their_table),
         TEST(findings_beyond_the_limit_are_counted),
     };
     RUN_TESTS(tests);
