@@ -71,9 +71,13 @@ class Session:
     def __init__(self, remote, sock, peer, number):
         self.remote, self.socket, self.peer, self.number = remote, sock, peer, number
         self.commands = []  # every command line
+<<<<<<< Updated upstream
         self.helo = self.tls = self.auth = self.mail = None
         self.n_sent = 0     # octets of Raw answers
         self.ended = False  # the connection is closed, by whomever
+=======
+        self.helo = self.tls = self.auth = self.mail = self.offered = None
+>>>>>>> Stashed changes
         self._input = b""
 
     def send(self, data):
@@ -392,6 +396,7 @@ class Remote:
         mail.data = re.sub(rb"(^|\r\n)\.", rb"\1", raw)
         mail.tls, mail.auth, mail.helo = session.tls, session.auth, session.helo
         mail.peer, mail.connection = session.peer, session.number
+        session.offered = mail  # what a function that answers may look at
         reply = self._choose("dot", " ".join(mail.rcpts), "250 2.0.0 taken")
         if callable(reply) and not isinstance(reply, Raw):
             reply = reply(session)
