@@ -71,13 +71,9 @@ class Session:
     def __init__(self, remote, sock, peer, number):
         self.remote, self.socket, self.peer, self.number = remote, sock, peer, number
         self.commands = []  # every command line
-<<<<<<< Updated upstream
-        self.helo = self.tls = self.auth = self.mail = None
+        self.helo = self.tls = self.auth = self.mail = self.offered = None
         self.n_sent = 0     # octets of Raw answers
         self.ended = False  # the connection is closed, by whomever
-=======
-        self.helo = self.tls = self.auth = self.mail = self.offered = None
->>>>>>> Stashed changes
         self._input = b""
 
     def send(self, data):
