@@ -84,6 +84,10 @@ select_field(const struct header_field *field, struct dkim_selection *selection,
         return "too many fields would have to be signed";
     if (!is_clean(text))
         return "a header field holds a bare CR, a bare LF or a NUL";
+    /* White space to libopendkim, but not to RFC 6376 section 3.4.2: other verifiers would find the
+     * signature broken. */
+    if (span_find_byte(text, '\v') != SIZE_MAX || span_find_byte(text, '\f') != SIZE_MAX)
+        return "a header field holds a vertical tab or a form feed";
     selection->fields[selection->n_fields++] = (struct dkim_field){text, field->name.n};
     return NULL;
 }

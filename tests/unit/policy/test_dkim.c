@@ -496,6 +496,8 @@ text_that_is_not_canonical_leaves_a_message_unsigned(void **state)
     assert_unsigned(SPAN(FROM "Subject: a\0b\r\n"), SPAN("x\r\n"), "NUL");
     assert_unsigned(SPAN(FROM "Subject: a\rb\r\n"), SPAN("x\r\n"), "bare CR");
     assert_unsigned(SPAN(FROM "Subject: a\n b\r\n"), SPAN("x\r\n"), "bare LF");
+    assert_unsigned(SPAN(FROM "Subject: a\vb\r\n"), SPAN("x\r\n"), "vertical tab");
+    assert_unsigned(SPAN(FROM "Subject: a \f\r\n"), SPAN("x\r\n"), "form feed");
     assert_unsigned(SPAN(FROM "no field at all\r\nSubject: a\r\n"), SPAN("x\r\n"), "no field");
     assert_unsigned(SPAN(FROM "To\t: a@b.c\r\n"), SPAN("x\r\n"), "before the colon");
     assert_unsigned(SPAN(FROM "Subject : odd\r\n"), SPAN("x\r\n"), "before the colon");
