@@ -85,7 +85,7 @@ smtpc_free(struct smtpc *s)
     if (s == NULL)
         return;
     for (size_t i = 0; i < DELIVER_RCPTS_MAX; i++)
-        free(s->again[i]);
+        free(s->answer[i]);
     out_clear(s);
     strbuf_release(&s->out);
     smtp_reply_parser_release(&s->parser);

@@ -43,6 +43,7 @@ enum rcpt_state {
     RCPT_PENDING, /* not asked in this group */
     RCPT_TAKEN,   /* 250: waits for the dot */
     RCPT_AGAIN,   /* 452: waits for the next group */
+    RCPT_REFUSED, /* in a session that served before: waits for the reply to DATA */
     RCPT_DECIDED, /* has its outcome */
 };
 
@@ -98,10 +99,11 @@ struct smtpc {
     struct group group;
     bool reused; /* its session had served before, or waited */
     bool heard;  /* a reply to one of its commands has come */
+    bool early;  /* half a reply was there when the final dot left */
     bool hop_trouble;
     size_t n_undecided;
     uint8_t rcpts[DELIVER_RCPTS_MAX];         /* enum rcpt_state */
-    struct outcome *again[DELIVER_RCPTS_MAX]; /* the 452 of a RCPT_AGAIN; NULL otherwise */
+    struct outcome *answer[DELIVER_RCPTS_MAX]; /* of RCPT_AGAIN and RCPT_REFUSED; else NULL */
 };
 
 /* The row of a command: see smtpc.c. */

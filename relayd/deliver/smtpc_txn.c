@@ -7,6 +7,10 @@
  *
  * With PIPELINING a group leaves in one piece and its replies are read in order; without,
  * group_go() sends the next command when the last one is answered. The same handlers serve both.
+ *
+ * In a session that has served before, a late second reply to its last dot may have shifted all
+ * that follow, and each recipient would get his neighbour's answer. So refusals of recipients count
+ * there only when DATA is answered as it must be, and a refused DATA is asked again afresh.
  */
 #include "relayd/deliver/smtpc_private.h"
 
@@ -26,17 +30,17 @@ decide(struct smtpc *s, size_t rcpt, const struct outcome *o)
     s->rcpts[rcpt] = RCPT_DECIDED;
     s->n_undecided--;
     s->ops.on_outcome(s->arg, s->txn, rcpt, o);
-    free(s->again[rcpt]);
-    s->again[rcpt] = NULL;
+    free(s->answer[rcpt]);
+    s->answer[rcpt] = NULL;
 }
 
-/* Everybody in `state` gets `o`; whoever waits for another group gets his own 452 instead. */
+/* Everybody in `state` gets `o`; whoever has an answer of his own gets that instead. */
 static void
 decide_all(struct smtpc *s, enum rcpt_state state, const struct outcome *o)
 {
     for (size_t i = 0; i < s->txn->n_rcpts; i++)
         if (s->rcpts[i] == state)
-            decide(s, i, state == RCPT_AGAIN ? s->again[i] : o);
+            decide(s, i, s->answer[i] != NULL ? s->answer[i] : o);
 }
 
 static void
@@ -45,6 +49,7 @@ decide_rest(struct smtpc *s, const struct outcome *o)
     decide_all(s, RCPT_TAKEN, o);
     decide_all(s, RCPT_PENDING, o);
     decide_all(s, RCPT_AGAIN, o);
+    decide_all(s, RCPT_REFUSED, o);
     assert(s->n_undecided == 0);
 }
 
@@ -164,8 +169,8 @@ static void
 ask_again(struct smtpc *s, size_t rcpt)
 {
     s->rcpts[rcpt] = RCPT_PENDING;
-    free(s->again[rcpt]);
-    s->again[rcpt] = NULL;
+    free(s->answer[rcpt]);
+    s->answer[rcpt] = NULL;
 }
 
 void
@@ -306,9 +311,10 @@ group_end(struct smtpc *s)
 {
     bool more = false;
     s->needs_rset = s->group.mail_ok && !s->group.ended;
+    decide_all(s, RCPT_REFUSED, NULL);
     for (size_t i = 0; i < s->txn->n_rcpts; i++) {
         if (s->rcpts[i] == RCPT_AGAIN && !s->group.delivered)
-            decide(s, i, s->again[i]);
+            decide(s, i, s->answer[i]);
         if (s->rcpts[i] == RCPT_AGAIN)
             ask_again(s, i);
         more |= s->rcpts[i] == RCPT_PENDING;
@@ -419,11 +425,13 @@ smtpc_on_rcpt(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     }
     struct outcome o;
     refusal(s, r, CMD_RCPT, &o);
-    if (is_too_many(r) && !o.path) {
+    bool too_many = is_too_many(r) && !o.path;
+    if (too_many)
         o.kind = OUTCOME_DEFERRED;
-        s->again[rcpt] = xmalloc(sizeof(o));
-        *s->again[rcpt] = o;
-        s->rcpts[rcpt] = RCPT_AGAIN;
+    if (too_many || s->reused) {
+        s->answer[rcpt] = xmalloc(sizeof(o));
+        *s->answer[rcpt] = o;
+        s->rcpts[rcpt] = too_many ? RCPT_AGAIN : RCPT_REFUSED;
     } else {
         decide(s, rcpt, &o);
     }
@@ -437,6 +445,7 @@ smtpc_on_data(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     if (r->code == 421)
         return s->n_undecided == 0 ? done_and_close(s) : shut_down(s, r, CMD_DATA);
     if (r->code == 354 && s->group.n_taken > 0) {
+        decide_all(s, RCPT_REFUSED, NULL);
         s->state = STATE_BODY;
         return SMTPC_WANT_BODY;
     }
@@ -447,6 +456,8 @@ smtpc_on_data(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     }
     if (r->code / 100 < 4)
         return smtpc_violation(s, "a reply to DATA that is neither 354 nor a refusal");
+    if (s->group.n_taken > 0 && s->reused)
+        return smtpc_close(s, SMTPC_END_AGAIN); /* whose answer is it? */
     if (s->group.n_taken > 0) {
         struct outcome o;
         refusal(s, r, CMD_DATA, &o);
@@ -470,6 +481,7 @@ smtpc_body_sent(struct smtpc *s)
 {
     assert(s->state == STATE_BODY && smtpc_idle_fifo(s));
     s->state = STATE_DOT;
+    s->early = smtp_reply_partial(&s->parser);
     s->wait_no++;
     smtpc_expect(s, CMD_BODY_END, 0);
     smtpc_output_taken(s);
@@ -483,6 +495,8 @@ smtpc_on_body_end(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     struct outcome o;
     if (r->code / 100 == 3)
         return smtpc_violation(s, "an odd reply to the final dot");
+    if (r->code / 100 == 2 && s->early)
+        return smtpc_violation(s, "a reply to content before it was all sent");
     if (r->code == 421)
         return shut_down(s, r, CMD_BODY_END);
     s->group.ended = true;
@@ -531,6 +545,9 @@ enum smtpc_want
 smtpc_txn_violation(struct smtpc *s, const char *phase, const char *why)
 {
     struct outcome o;
+    for (size_t i = 0; i < s->txn->n_rcpts; i++)
+        if (s->rcpts[i] == RCPT_REFUSED)
+            ask_again(s, i); /* out of step: that may have been somebody else's answer */
     outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_PEER, phase, "4.5.0", "protocol error: %s", why);
     return defer_and_close(s, s->state == STATE_DOT, &o);
 }
@@ -539,6 +556,7 @@ enum smtpc_want
 smtpc_txn_lost(struct smtpc *s, enum smtpc_loss loss, const char *phase, const char *text)
 {
     struct outcome o;
+    decide_all(s, RCPT_REFUSED, NULL);
     if (s->n_undecided == 0)
         return done_and_close(s);
     if (s->reused && !s->heard && s->state == STATE_TXN && loss != SMTPC_LOSS_TIMEOUT)
