@@ -240,6 +240,9 @@ facts_query_free(struct facts_query *q)
 {
     for (size_t i = 0; i < q->n_hosts; i++)
         free(q->hosts[i].name);
+    for (size_t i = 0; i < q->n_mx_hosts; i++)
+        free(q->mx_hosts[i].name);
+    free(q->mx_hosts);
     facts_domain_free(q->lookup);
     facts_spf_free(q->spf);
     free(q->domain);

@@ -6,8 +6,9 @@
  * hosts can be reached right now (asked when a connection is opened). A third is asked only where
  * the transport map has rules by MX or country: what such rules match (facts_domain_*).
  *
- * Bounded whatever the zone says: FACTS_HOSTS_MAX hosts are looked at, FACTS_TRY_HOSTS of them are
- * offered with FACTS_TRY_ADDRESSES addresses each. Loop thread only.
+ * Bounded whatever the zone says: FACTS_TRY_HOSTS hosts are offered with FACTS_TRY_ADDRESSES
+ * addresses each. FACTS_HOSTS_MAX hosts are looked at, and as many more only while none of them has
+ * any address: our own limits make no mail fail. Loop thread only.
  */
 #pragma once
 
@@ -27,8 +28,8 @@ struct geoip;
 struct hop;
 struct log;
 
-#define FACTS_HOSTS_MAX 20    /* MX hosts looked up for one attempt, the best ones */
-#define FACTS_TRY_HOSTS 5     /* of them tried in one attempt */
+#define FACTS_HOSTS_MAX 20 /* MX hosts looked up together, best first, until one has an address */
+#define FACTS_TRY_HOSTS 5  /* of them tried in one attempt */
 #define FACTS_TRY_ADDRESSES 2 /* of each host */
 #define FACTS_ENDPOINTS_MAX (FACTS_TRY_HOSTS * FACTS_TRY_ADDRESSES)
 #define FACTS_SITE_KEY_MAX 1024

@@ -66,7 +66,7 @@ finish_failed(struct facts_query *q, const struct outcome *outcome)
 static int
 by_preference(const void *a, const void *b)
 {
-    const struct host_lookup *x = a, *y = b;
+    const struct mx_host *x = a, *y = b;
     if (x->preference != y->preference)
         return x->preference < y->preference ? -1 : 1;
     return x->shuffle < y->shuffle ? -1 : x->shuffle > y->shuffle;
@@ -109,23 +109,31 @@ host_endpoints(const struct facts_query *q, const struct host_lookup *h, struct 
     return n;
 }
 
+static bool
+any_temporary(const struct facts_query *q)
+{
+    for (size_t i = 0; i < q->n_hosts; i++)
+        if (q->hosts[i].temporary)
+            return true;
+    return false;
+}
+
 /* Nothing to connect to: say which of the reasons it was. */
 static void
 no_address_outcome(const struct facts_query *q, size_t n_before_us, struct outcome *ret)
 {
-    bool temporary = false, special = false;
-    for (size_t i = 0; i < q->n_hosts; i++) {
-        temporary |= q->hosts[i].temporary;
-        special |= q->hosts[i].dropped_special;
-    }
-    if (temporary)
+    if (any_temporary(q))
         outcome_set(ret, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
                     "looking up the addresses of %s: no answer from DNS", q->domain);
     else if (n_before_us < q->n_hosts)
         outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.4.6",
                     "mail for %s loops back to this host: its best MX is one of our listeners",
                     q->domain);
-    else if (special)
+    else if (q->mx_truncated)
+        outcome_set(ret, OUTCOME_DEFERRED, ORIGIN_LOCAL, "dns", "4.4.4",
+                    "none of the %zu MX hosts of %s that were looked at has an address",
+                    q->n_mx_hosts, q->domain);
+    else if ((q->dropped & FACTS_DROPPED_ADDRESS) != 0)
         outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "dns", "5.4.4",
                     "no host of %s has an address that mail is delivered to: %s", q->domain,
                     q->note);
@@ -145,6 +153,8 @@ tell_dropped(const struct facts_query *q)
                    "mx_dropped", q->domain, q->dropped, q->note);
 }
 
+static void next_hosts(struct facts_query *q);
+
 static void
 finish_direct(struct facts_query *q)
 {
@@ -158,11 +168,17 @@ finish_direct(struct facts_query *q)
         tried += n > 0;
     }
     e.ok = e.n > 0;
+    if (!e.ok && n_hosts == q->n_hosts && !any_temporary(q) && q->mx_next < q->n_mx_hosts) {
+        next_hosts(q);
+        return;
+    }
     if (!e.ok)
         no_address_outcome(q, n_hosts, &e.outcome);
     else if (n_hosts < q->n_hosts)
         drop(q, FACTS_DROPPED_OURSELVES, "%zu hosts that are no better than this relay",
              q->n_hosts - n_hosts);
+    if (q->mx_next < q->n_mx_hosts)
+        drop(q, FACTS_DROPPED_REST, "%zu more hosts", q->n_mx_hosts - q->mx_next);
     tell_dropped(q);
     q->on_endpoints(q->arg, &e);
     facts_query_free(q);
@@ -218,7 +234,6 @@ take_address(struct host_lookup *h, const struct ip *ip)
         return false;
     }
     if (refused[0] != '\0') {
-        h->dropped_special = true;
         drop(q, FACTS_DROPPED_ADDRESS, "%s at %s (%s)", h->name, ip_format(ip, text), refused);
         return false;
     }
@@ -286,36 +301,40 @@ add_host(struct facts_query *q, const char *name, uint16_t preference)
     struct host_lookup *h = &q->hosts[q->n_hosts++];
     h->name = xstrdup(name);
     h->preference = preference;
-    h->shuffle = arc4random();
 }
 
-/* The best FACTS_HOSTS_MAX hosts whose names can be asked for, in the order to try. */
+/* The hosts whose names can be asked for, in the order to try. */
 static void
 take_hosts(struct facts_query *q, const struct dns_answer *mx)
 {
-    struct host_lookup all[DNS_RECORDS_MAX] = {0};
-    size_t n = 0;
-
-    for (size_t i = 0; i < mx->n_records && n < DNS_RECORDS_MAX; i++) {
+    q->mx_hosts = xcalloc(mx->n_records, sizeof(*q->mx_hosts));
+    q->mx_truncated = mx->truncated;
+    for (size_t i = 0; i < mx->n_records; i++) {
         const struct dns_record *r = &mx->records[i];
-        if (!r->host_ok) {
-            if (r->host[0] == '\0')
-                drop(q, FACTS_DROPPED_NULL, "a null MX among others");
-            else
-                drop(q, FACTS_DROPPED_NAME, "%.100s is no host name", r->host);
-            continue;
-        }
-        all[n].preference = r->preference;
-        all[n].shuffle = arc4random();
-        all[n++].name = (char *)(uintptr_t)r->host;
+        if (r->host_ok)
+            q->mx_hosts[q->n_mx_hosts++] = (struct mx_host){
+                .name = xstrdup(r->host), .preference = r->preference, .shuffle = arc4random()};
+        else if (r->host[0] == '\0')
+            drop(q, FACTS_DROPPED_NULL, "a null MX among others");
+        else
+            drop(q, FACTS_DROPPED_NAME, "%.100s is no host name", r->host);
     }
-    qsort(all, n, sizeof(all[0]), by_preference);
-    for (size_t i = 0; i < n && i < FACTS_HOSTS_MAX; i++) {
-        q->hosts[q->n_hosts] = all[i];
-        q->hosts[q->n_hosts++].name = xstrdup(all[i].name);
+    qsort(q->mx_hosts, q->n_mx_hosts, sizeof(q->mx_hosts[0]), by_preference);
+}
+
+/* Look the next FACTS_HOSTS_MAX of them up, in the place of those before. */
+static void
+next_hosts(struct facts_query *q)
+{
+    for (size_t i = 0; i < q->n_hosts; i++)
+        free(q->hosts[i].name);
+    memset(q->hosts, 0, sizeof(q->hosts));
+    q->n_hosts = 0;
+    while (q->n_hosts < FACTS_HOSTS_MAX && q->mx_next < q->n_mx_hosts) {
+        const struct mx_host *host = &q->mx_hosts[q->mx_next++];
+        add_host(q, host->name, host->preference);
     }
-    if (n > q->n_hosts)
-        drop(q, FACTS_DROPPED_REST, "%zu more hosts", n - q->n_hosts);
+    ask_addresses(q);
 }
 
 static void
@@ -332,18 +351,20 @@ on_direct_mx(void *arg, const struct dns_answer *mx)
         return;
     }
     snprintf(q->key, sizeof(q->key), "%s", site.key);
-    if (mx->status == DNS_NODATA)
+    if (mx->status == DNS_NODATA) {
         add_host(q, q->domain, 0);
-    else
-        take_hosts(q, mx);
-    if (q->n_hosts == 0) {
+        ask_addresses(q);
+        return;
+    }
+    take_hosts(q, mx);
+    if (q->n_mx_hosts == 0) {
         outcome_set(&outcome, OUTCOME_FAILED, ORIGIN_DNS, "dns", "5.4.4",
                     "no MX of %s names a host: %s", q->domain, q->note);
         tell_dropped(q);
         finish_failed(q, &outcome);
         return;
     }
-    ask_addresses(q);
+    next_hosts(q);
 }
 
 /* Address literals need no DNS, but answer like everything else: not before the start returns. */

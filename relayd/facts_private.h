@@ -30,7 +30,7 @@ enum facts_dropped {
     FACTS_DROPPED_NULL = 2,    /* a null MX among others (RFC 7505 forbids that) */
     FACTS_DROPPED_ADDRESS = 4, /* an address that mail is not delivered to */
     FACTS_DROPPED_OURSELVES = 8,
-    FACTS_DROPPED_REST = 16, /* hosts beyond FACTS_HOSTS_MAX */
+    FACTS_DROPPED_REST = 16, /* hosts beyond FACTS_HOSTS_MAX, not needed */
     FACTS_ODD_FACTS = 32,    /* facts_domain.c: what rules see is not all */
 };
 
@@ -44,11 +44,17 @@ struct host_lookup {
     struct facts_query *query;
     char *name;
     uint16_t preference;
-    uint32_t shuffle;           /* order among equals */
     struct dns_query *asked[2]; /* A, AAAA */
     struct ip addresses[2][FACTS_TRY_ADDRESSES];
     size_t n_addresses[2];
-    bool temporary, dropped_special, own;
+    bool temporary, own;
+};
+
+/* An MX host that can be asked for. */
+struct mx_host {
+    char *name;
+    uint16_t preference;
+    uint32_t shuffle; /* order among equals */
 };
 
 struct hop_port {
@@ -78,7 +84,10 @@ struct facts_query {
     struct dns_query *mx; /* or whatever one question is under way */
     struct domain_lookup *lookup;
     struct spf_lookup *spf;
-    struct host_lookup hosts[FACTS_HOSTS_MAX];
+    struct mx_host *mx_hosts; /* all of them, in the order to try */
+    size_t n_mx_hosts, mx_next;
+    bool mx_truncated;                         /* there are more of them than dns keeps */
+    struct host_lookup hosts[FACTS_HOSTS_MAX]; /* those looked up now */
     size_t n_hosts, n_open;
     char key[FACTS_SITE_KEY_MAX];
     unsigned dropped;            /* bits of enum facts_dropped */

@@ -20,7 +20,9 @@
 #include "policy/base/mem.h"
 
 #define TICK_MS 100
-#define RECEIVE_BUFFER_BYTES (512 * 1024) /* DNS_IN_FLIGHT_MAX answers at once */
+/* DNS_IN_FLIGHT_MAX questions that nobody has read yet, or answers at once. The kernel gives what
+ * net.core.wmem_max and rmem_max allow, 208 KiB by default, and doubles that. */
+#define SOCKET_BUFFER_BYTES (512 * 1024)
 #define EDNS_BYTES 1232
 
 struct dns_try {
@@ -190,7 +192,8 @@ dns_channel_new(struct loop *loop, const struct net_addr *server, msec_t timeout
         .ednspsz = EDNS_BYTES,
         .lookups = lookups,
         .resolvconf_path = no_file,
-        .socket_receive_buffer_size = RECEIVE_BUFFER_BYTES,
+        .socket_send_buffer_size = SOCKET_BUFFER_BYTES,
+        .socket_receive_buffer_size = SOCKET_BUFFER_BYTES,
         .sock_state_cb = on_socket_state,
         .sock_state_cb_data = ch,
     };
@@ -205,7 +208,8 @@ dns_channel_new(struct loop *loop, const struct net_addr *server, msec_t timeout
         status = ares_init_options(&ch->ares, &options,
                                    ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES |
                                        ARES_OPT_EDNSPSZ | ARES_OPT_LOOKUPS | ARES_OPT_RESOLVCONF |
-                                       ARES_OPT_SOCK_RCVBUF | ARES_OPT_SOCK_STATE_CB);
+                                       ARES_OPT_SOCK_SNDBUF | ARES_OPT_SOCK_RCVBUF |
+                                       ARES_OPT_SOCK_STATE_CB);
     if (status != ARES_SUCCESS) {
         *ret_reason = ares_strerror(status);
         free(ch);

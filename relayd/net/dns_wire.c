@@ -485,8 +485,11 @@ dns_walk(struct span message, const char *name, uint16_t type, struct dns_found 
     struct survey s = {.ttl_s = DNS_TTL_MAX_S};
     int more = 0;
 
-    /* A server that does not know EDNS may send nothing but its header. */
-    if (m.n >= HEADER_BYTES && (m.p[2] & 0x80) != 0 && (m.p[3] & 15) == RCODE_FORMERR)
+    /* A server that does not know EDNS may send nothing but its header. One that answers with an
+     * OPT knows it and means something else (RFC 6891 section 7); c-ares, which sees that too,
+     * would cut an OPT off the end of a question that has none. */
+    if (m.n >= HEADER_BYTES && (m.p[2] & 0x80) != 0 && (m.p[3] & 15) == RCODE_FORMERR &&
+        get16(m.p + 10) == 0)
         return DNS_WALK_FORMERR;
     if (!walk_begin(&start, m, name, type))
         return DNS_WALK_BROKEN;
