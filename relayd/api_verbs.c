@@ -84,6 +84,46 @@ parse_sender(struct span text, struct api_filter *ret)
         ret->filter.sender = span_str(ret->sender);
 }
 
+/* A text that is no text in the JSON would be taken for one that is not there, and a filter without
+ * it matches more. False: the call has been answered. */
+static bool
+texts_are_texts(struct control_call *call)
+{
+    static const char *const names[] = {API_F_ID,     API_F_DOMAIN, API_F_STATE,
+                                        API_F_SENDER, API_F_ROUTE,  API_F_REASON};
+    for (size_t i = 0; i < N_ELEMENTS(names); i++) {
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(control_body(call), names[i]);
+        if (item != NULL && !cJSON_IsString(item)) {
+            control_error(call, ERR_INVAL, "%s: expected a text", names[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Likewise; *ret_older is 0 when it is not given. */
+static bool
+parse_older(struct control_call *call, bool from_body, uint64_t *ret_older)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(control_body(call), API_F_OLDER_MS);
+    struct span text = control_query(call, API_F_OLDER_MS);
+    bool good;
+
+    *ret_older = 0;
+    if (from_body) {
+        double older = item == NULL ? 0 : item->valuedouble;
+        good = item == NULL || (cJSON_IsNumber(item) && older >= 0 && older <= API_OLDER_MAX_MS);
+        if (good)
+            *ret_older = (uint64_t)older;
+    } else {
+        good = text.p == NULL || (span_u64(text, ret_older) && *ret_older <= API_OLDER_MAX_MS);
+    }
+    if (!good)
+        control_error(call, ERR_INVAL,
+                      "older_ms: expected a number of milliseconds, 10000d at most");
+    return good;
+}
+
 bool
 api_filter_parse(struct api *api, struct control_call *call, bool from_body, struct api_filter *ret)
 {
@@ -91,10 +131,16 @@ api_filter_parse(struct api *api, struct control_call *call, bool from_body, str
                 domain = field(call, from_body, API_F_DOMAIN);
     struct span state = field(call, from_body, API_F_STATE);
     struct span sender = field(call, from_body, API_F_SENDER);
-    uint64_t older = 0;
+    uint64_t older;
     struct err err;
 
     *ret = (struct api_filter){0};
+    if ((from_body && !texts_are_texts(call)) || !parse_older(call, from_body, &older))
+        return false;
+    if (sender.n >= sizeof(ret->sender)) {
+        control_error(call, ERR_INVAL, "sender: longer than any address");
+        return false;
+    }
     if (id.p != NULL && !api_id_parse(call, id, &ret->filter.id))
         return false;
     if (domain.p != NULL) {
@@ -110,15 +156,10 @@ api_filter_parse(struct api *api, struct control_call *call, bool from_body, str
     }
     if (sender.p != NULL)
         parse_sender(sender, ret);
-    if (from_body)
-        older = (uint64_t)api_num(control_body(call), API_F_OLDER_MS, 0);
-    else if (control_query(call, API_F_OLDER_MS).p != NULL &&
-             !span_u64(control_query(call, API_F_OLDER_MS), &older)) {
-        control_error(call, ERR_INVAL, "older_ms: expected a number of milliseconds");
-        return false;
+    if (older > 0) {
+        msec_t before = clock_wall(loop_clock(api->d->loop)) - (msec_t)older;
+        ret->filter.arrived_before = before > 0 ? before : 1; /* 0 would match all */
     }
-    if (older > 0)
-        ret->filter.arrived_before = clock_wall(loop_clock(api->d->loop)) - (msec_t)older;
     ret->any_field =
         id.p != NULL || domain.p != NULL || state.p != NULL || sender.p != NULL || older > 0;
     return true;
