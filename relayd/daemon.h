@@ -67,6 +67,7 @@ struct daemon {
     struct blame *blame;       /* NULL: not started yet */
     struct inhand_mark *marks; /* what the last run's crash left */
     size_t n_marks;
+    bool accepting, blamed; /* the schedule starts when both are true */
 };
 
 /* wire.c: make the stages and join them. accept comes first, since it binds ports as root; the

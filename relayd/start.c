@@ -335,7 +335,19 @@ on_learned(void *arg)
 static void
 on_blamed(struct daemon *d)
 {
-    learned_load(d->learned, on_learned, d);
+    d->blamed = true;
+    if (d->accepting)
+        learned_load(d->learned, on_learned, d);
+}
+
+/* What crashed the last run may come again as soon as we accept, and crash this one before its
+ * count is stored: so nothing comes in before. */
+static void
+count_blamed(struct daemon *d)
+{
+    d->blame = blame_start(d, d->marks, d->n_marks, on_blamed);
+    if (d->n_marks > 0 && !store_settle(d->store, STORE_SETTLE_MS))
+        log_text(d->log, LOG_WARNING, "poison", "the disk is slow: evidence may be lost");
 }
 
 static int
@@ -348,6 +360,7 @@ start_serving(struct daemon *d, size_t max_sessions)
     workers_start(d->workers);
     wire_stages(d);
     gauges_new(d);
+    count_blamed(d);
     serve_control(d);
     struct accept_setup *setup = d->settings->accept;
     d->settings->accept = NULL;
@@ -356,7 +369,9 @@ start_serving(struct daemon *d, size_t max_sessions)
         accept_setup_free(setup);
         return start_fail(exit_code_of(used), "%s", err.text);
     }
-    d->blame = blame_start(d, d->marks, d->n_marks, on_blamed);
+    d->accepting = true;
+    if (d->blamed)
+        learned_load(d->learned, on_learned, d);
     log_ready(d, max_sessions);
     return -1;
 }
