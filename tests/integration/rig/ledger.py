@@ -5,9 +5,12 @@ copy must be explained; what was never promised may arrive (the 250 was lost on 
 if it was sent.
 """
 
+import bisect
 import collections
+import os
 import re
 import threading
+import time
 
 _IDENT = re.compile(rb"^Message-ID: <([^@>]+)@", re.M | re.I)
 
@@ -55,3 +58,163 @@ class Ledger:
         extra = sum(n - 1 for n in self.duplicates().values())
         assert extra <= duplicates, (
             f"{extra} extra copies, explained are {duplicates}: {list(self.duplicates())[:3]}")
+
+
+# A copy is explained when its 250 came so shortly before a kill (RFC 1047), beyond what the disk
+# itself took at that moment.
+WINDOW_MS = 100
+PULSE_MS = 25
+
+
+class Pulse(threading.Thread):
+    """How long the machine takes for a small write and a sync, again and again: one that serves
+    others at the same time, or its disk, may stand still for longer than WINDOW_MS."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self._path, self._beats, self._ended = path, [], threading.Event()
+        self.start()
+
+    def run(self):
+        fd = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        while not self._ended.wait(PULSE_MS / 1000):
+            begun = time.monotonic_ns()
+            os.pwrite(fd, b"pulse", 0)
+            os.fdatasync(fd)
+            self._beats.append((begun, time.monotonic_ns()))
+        os.close(fd)
+
+    def stop(self):
+        self._ended.set()
+        self.join()
+
+    def logs(self):
+        return []
+
+    def slowest_ns(self, since, until):
+        """The longest beat that touches this time; a beat that came late counts from when it was
+        due."""
+        at = bisect.bisect_left(self._beats, (since - 5_000_000_000,))
+        longest, before = 0, None
+        for begun, ended in self._beats[at:]:
+            due = begun if before is None else min(begun, before + 2 * PULSE_MS * 1_000_000)
+            before = ended
+            if due > until:
+                break
+            if ended >= since:
+                longest = max(longest, ended - due)
+        return longest
+
+
+def refused(n, r):
+    """True when the sink never takes recipient r of message n (torture/torture.h)."""
+    return n % 67 == 5 or (n * 31 + r) % 61 == 7
+
+
+class Books:
+    """The books of torture/source.c and sink.c: what was promised, what came, and every kill.
+
+    For each acknowledged (message, recipient) exactly one of these: taken by its host, or, when that
+    refuses it for good, one report of it to the sender. A further one of either is explained only by
+    a kill: the 250 to the one before came at most WINDOW_MS earlier, or could not be read any more.
+    """
+
+    def __init__(self, source, sink, pulse, first=0):
+        """Paths of the two ledgers; numbers below `first` belong to earlier books."""
+        self.source, self._pulse = source, pulse
+        self._files = {source: [0, b""], sink: [0, b""]}
+        self._first = first
+        self.sent, self.promised, self.refused = {}, {}, collections.Counter()
+        self.came = collections.defaultdict(list)  # (n, r) -> [(ns, opened ns, "A" or "B")]
+        self.unconfirmed = 0
+        self.kills, self.wrong = [], []
+        self.windows = []  # ms between the 250 of a copy and the kill
+        self._open = set()
+
+    # -- keeping the books
+
+    def killed(self, ns=None):
+        """Note a kill, now or at that time of CLOCK_MONOTONIC; call it before the signal."""
+        self.kills.append(time.monotonic_ns() if ns is None else ns)
+
+    def read(self):
+        for path, state in self._files.items():
+            try:
+                with open(path, "rb") as f:
+                    f.seek(state[0])
+                    new = f.read()
+            except FileNotFoundError:
+                continue
+            state[0] += len(new)
+            *lines, state[1] = (state[1] + new).split(b"\n")
+            for line in lines:
+                self._line(line.decode("ascii", "replace").split(" "))
+        return self
+
+    def _line(self, words):
+        kind = words[0]
+        if kind == "?":
+            self.wrong.append("not ours: " + " ".join(words[1:]))
+            return
+        n = int(words[1])
+        if n < self._first:
+            return
+        if kind == "S":
+            self.sent[n] = int(words[2])
+        elif kind == "P":
+            self.promised[n] = self.sent[n]
+            self._open.update((n, r) for r in range(self.sent[n]) if (n, r) not in self.came)
+        elif kind == "R":
+            self.refused[words[2]] += 1
+        else:
+            self._came(kind, n, *words[2:])
+
+    def _came(self, kind, n, r, how, good, at, opened):
+        pair = (n, int(r))
+        if good != "1":
+            self.wrong.append(f"{pair} came corrupted")
+        if (kind == "B") != refused(*pair):
+            self.wrong.append(f"{pair} came as {kind}")
+        if how == "C":
+            self.came[pair].append((int(at), int(opened), kind))
+            self._open.discard(pair)
+        else:
+            self.unconfirmed += 1
+
+    # -- balancing them
+
+    def missing(self):
+        """Pairs that were promised and have not come."""
+        self.read()
+        return self._open
+
+    def _phantoms(self):
+        return [p for p in self.came if p[1] >= self.sent.get(p[0], 0)]
+
+    def _explained(self, earlier, later):
+        for kill in self.kills:
+            if earlier[1] <= kill <= later[0]:
+                window = kill - earlier[0]
+                if window <= WINDOW_MS * 1_000_000 + self._pulse.slowest_ns(earlier[0], kill):
+                    self.windows.append(window / 1e6)
+                    return True
+        return False
+
+    def balance(self):
+        """0 lost, 0 corrupted, 0 invented, and no copy that no kill explains; returns the pairs."""
+        missing = self.missing()
+        assert not self.wrong, f"{len(self.wrong)} wrong: {self.wrong[:3]}"
+        assert not missing, f"{len(missing)} acknowledged and lost, as {sorted(missing)[:3]}"
+        assert not self._phantoms(), f"never sent: {sorted(self._phantoms())[:3]}"
+        copies = [(p, a, b) for p, all_ in self.came.items() if len(all_) > 1
+                  for a, b in zip(sorted(all_), sorted(all_)[1:])]
+        bad = [c for c in copies if not self._explained(*c[1:])]
+        assert not bad, f"{len(bad)} copies that no kill explains, as {self._tell(bad[0])}"
+        return sum(self.promised.values())
+
+    def _tell(self, copy):
+        pair, earlier, later = copy
+        kills = [f"{(k - earlier[0]) / 1e6:+.1f}" for k in self.kills
+                 if abs(k - earlier[0]) < 5_000_000_000]
+        return (f"{pair}: {earlier[2]} and {later[2]}, {(later[0] - earlier[0]) / 1e6:.1f} ms apart; "
+                f"kills at {', '.join(kills)} ms of the first")

@@ -6,8 +6,15 @@ import subprocess
 import pytest
 
 from rig import mail
+from rig.crash import Crash
 from rig.node import sanitized
+from rig.promise import size
 from rig.wait import until
+
+pytestmark = pytest.mark.torture
+
+CRASHES = "a message that crashes relayd is blamed, tried alone, held or refused with an alert"
+OUTSIDE = "kill -9 and signals from outside blame no message"
 
 # Crashes the process when it sends, or signs, the marked bytes, as a bug of ours would.
 PILL = r"""
@@ -63,7 +70,9 @@ def hold(node, *rcpts):
         node.submit("a@src.test", rcpt, mail.message())
 
 
-def test_message_that_crashes_us_is_retried_alone_and_held_at_the_third_crash(world, node):
+def test_h06_message_that_crashes_delivery_is_retried_alone_and_held_at_the_third(world, node,
+                                                                              promise):
+    promise("H06", CRASHES)
     mx, other = world.mx("dest.test"), world.mx("other.test")
     node.start()
     node.ctl("suspend", "direct", "--for", "1h")
@@ -79,6 +88,7 @@ def test_message_that_crashes_us_is_retried_alone_and_held_at_the_third_crash(wo
         alert = node.log.all(alert="poison")[-1]
         assert pill in alert["text"] and "retried alone" in alert["text"]
         assert len(other.mails) == delivered, "nothing else may be in hand beside it"
+        promise.case()
     node.start()
     alert = node.log.wait(alert="poison", text=lambda t: "held" in t)
     assert pill in alert["text"]
@@ -90,7 +100,9 @@ def test_message_that_crashes_us_is_retried_alone_and_held_at_the_third_crash(wo
     assert node.queue()[0]["state"] == "held"
 
 
-def test_blamed_message_that_does_no_more_harm_is_delivered(world, node):
+def test_h06_blamed_message_that_does_no_more_harm_is_delivered(world, node, promise):
+    promise("H06", CRASHES)
+    promise.case()
     mx, other = world.mx("dest.test"), world.mx("other.test")
     node.start()
     node.submit("a@src.test", "b@dest.test", mail.message(body="POISON-PILL\r\n"))
@@ -104,7 +116,9 @@ def test_blamed_message_that_does_no_more_harm_is_delivered(world, node):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_signal_from_outside_blames_nobody(world, node, number):
+def test_h06_signal_from_outside_with_a_message_in_hand_blames_nobody(world, node, promise, number):
+    promise("H06", OUTSIDE)
+    promise.case()
     mx = world.mx("dest.test")
 
     def kill(session):
@@ -119,8 +133,9 @@ def test_signal_from_outside_blames_nobody(world, node, number):
     assert not node.log.all(alert="poison")
 
 
-def test_header_that_crashes_intake_twice_is_refused(world, node):
+def test_h06_header_that_crashes_intake_twice_is_refused(world, node, promise):
     """It was never accepted, so its client sends it again and again."""
+    promise("H06", CRASHES)
     mx = world.mx("dest.test")
     message = mail.message(subject="SIGNING-PILL")
     for _ in range(2):
@@ -128,6 +143,7 @@ def test_header_that_crashes_intake_twice_is_refused(world, node):
         with pytest.raises(Exception):
             node.submit("a@src.test", "b@dest.test", message)
         assert node.wait_exit() == DIED
+        promise.case()
     node.start()
     node.log.wait(alert="poison", text=lambda t: "refused from now on" in t)
     with node.client() as c:
@@ -137,3 +153,16 @@ def test_header_that_crashes_intake_twice_is_refused(world, node):
         assert str(c.data(message)).startswith("554 5.6.0")
         c.submit("a@src.test", "b@dest.test", mail.message())
     mx.wait_mail()
+
+
+@pytest.mark.crash
+def test_h06_any_number_of_kills_under_load_blames_nobody(world, promise):
+    """Messages are in hand at each of them, the same ones again and again: 451 keeps them here."""
+    promise("H06", OUTSIDE)
+    crash = Crash(world, faults=100, seed=6)
+    for _ in range(size(20, 1000)):
+        crash.kill(least=0.0, most=0.15)
+        assert not crash.node.log.all(alert="poison"), crash.told()
+        promise.case()
+    assert not [i for i in crash.node.queue() if i["state"] == "held"]
+    crash.settle()

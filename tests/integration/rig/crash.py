@@ -1,0 +1,164 @@
+"""A relay under load with hosts that misbehave, its kills, and its books.
+
+    crash = Crash(world, faults=20)
+    crash.kill(); ...                    # at a random instant, and up again
+    crash.kill_at("commit: returned", 3) # at the third time that it comes there; it is down then
+    pairs = crash.settle()               # everything promised has come, and how often
+"""
+
+import ctypes
+import random
+import signal
+import time
+
+from rig.ledger import Books, Pulse
+from rig.load import Sink, Source, compiled
+from rig.wait import until
+
+# The load is as fast as the machine: neither the rate of a site nor the log may hold it up.
+CONFIG = {"queue": {"retry": {"intervals": ["1s", "2s"], "jitter": "0%"}, "warn_after": []},
+          "shaping": {"default": {"max_rate": "none", "max_connections": 20}},
+          "log": {"level": "warn"}}
+ORDERLY = (signal.SIGTERM, signal.SIGINT)
+
+
+class Crash:
+    def __init__(self, world, faults=0, seed=0, node=None, rcpts=None, sessions=8, messages=None):
+        """faults: see Sink; seed: of the kills and the faults; node: one that has been started;
+        messages: how many there are in all."""
+        self.random, self.seed, self.world = random.Random(seed), seed, world
+        self.sink = Sink(world, faults=faults, seed=seed).start()
+        self.node = node or world.node(config=CONFIG)
+        self._sessions, self._rcpts, self._messages = sessions, rcpts, messages
+        self.kills = self.unconfirmed = 0
+        self._notes = world.dir / "kills"
+        self._pulse = world.keep(Pulse(world.dir / "pulse"))
+        self.source = None
+        self.load()
+
+    def load(self):
+        """Begin the load (again), with new books."""
+        first = self._next()
+        self.sink.behave(False)
+        books = Books(self.world.dir / "source.ledger", self.sink.ledger, self._pulse, first)
+        self.source = Source(self.world, self.node, self.sink, books, self._sessions, self._rcpts,
+                             first, self._messages).start()
+
+    def source_again(self):
+        """The load goes on after its program was killed, in the same books."""
+        self.books.read()
+        self.source = Source(self.world, self.node, self.sink, self.books, self._sessions,
+                             self._rcpts, self._next()).start()
+
+    def _next(self):
+        """A number that no message had."""
+        if self.source is None:
+            return 0
+        return max(self.books.read().sent, default=0) + 1 + self._sessions
+
+    @property
+    def books(self):
+        return self.source.books
+
+    def wait_load(self, messages):
+        """So many more have been promised."""
+        before = len(self.books.read().promised)
+        until(lambda: len(self.books.read().promised) >= before + messages, 30,
+              f"{messages} messages to be taken")
+
+    def wait_promised(self, messages):
+        """So many have been promised in these books."""
+        until(lambda: len(self.books.read().promised) >= messages, 120,
+              f"{messages} messages to be taken")
+
+    # -- kills
+
+    def kill(self, number=signal.SIGKILL, node=None, least=0.05, most=0.8):
+        """At a random instant after it is ready; then start it again."""
+        node = node or self.node
+        time.sleep(self.random.uniform(least, most))  # the instant is what is random here
+        if number in ORDERLY:
+            node.send_signal(number)
+            assert node.wait_exit(35) == 0, self.told(number)
+        else:
+            self.books.killed()
+            node.kill(number)
+        self.kills += 1
+        node.start()
+
+    def kill_at(self, point, n=1, number=signal.SIGKILL):
+        """Start it anew, to be killed when it comes to the point for the n-th time; it is down."""
+        if self.node.running():
+            self.node.stop()
+        self.arm(point, n, number)
+        self.node.start(ready=False)
+        code = self.node.wait_exit(30)
+        self.node.env = {}
+        assert code == (0 if number in ORDERLY else -number), (
+            f"{self.told(number)}: {point}, time {n}: exit {code}\n{self.node.log.tail()}")
+        self.read_notes(number)
+
+    def arm(self, point, n=1, number=signal.SIGKILL):
+        """The next start will be killed there."""
+        library = compiled("points", "-shared", "-fPIC", "-llmdb")
+        self.node.env = {"LD_PRELOAD": str(library),
+                         "RELAYD_POINT": f"{point}|{n}|{int(number)}|{self._notes}"}
+
+    def read_notes(self, number=signal.SIGKILL):
+        """The kill that a point was: once, and at which moment."""
+        moments = self._notes.read_text().split()
+        self._notes.unlink()
+        assert len(moments) == 1
+        if number not in ORDERLY:
+            self.books.killed(int(moments[0]))
+        self.kills += 1
+
+    def told(self, number=signal.SIGKILL):
+        return f"seed {self.seed}, kill {self.kills + 1} ({signal.Signals(number).name})"
+
+    # -- the end
+
+    def settle(self, go_on=False, timeout=60):
+        """Stop the load, let everything arrive, balance the books; the acknowledged pairs.
+
+        go_on: with new books and load again, so that a long run needs no more than a part of it.
+        """
+        if not self.node.running():
+            self.node.start()
+        self.source.stop()
+        self.sink.behave()
+        until(lambda: not self.books.missing(), timeout,
+              f"the delivery of everything promised ({self.told()})")
+        self.node.wait_empty(timeout)
+        try:
+            pairs = self.books.balance()
+        except AssertionError as e:
+            raise AssertionError(f"seed {self.seed}, {self.kills} kills: {e}") from e
+        assert self.node.ctl("verify").returncode == 0
+        # A kill from outside is evidence against nobody.
+        assert not self.node.log.all(alert="poison")
+        self.unconfirmed += self.books.unconfirmed
+        if go_on:
+            self.load()
+        return pairs
+
+
+def reader_table(queue):
+    """(process ids in LMDB's table of readers, how many of them are dead), of a running daemon."""
+    lmdb = ctypes.CDLL("liblmdb.so.0")
+    env, lines, dead = ctypes.c_void_p(), [], ctypes.c_int()
+    called = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+    def row(text, _):
+        lines.append(text.decode())
+        return 0
+
+    assert lmdb.mdb_env_create(ctypes.byref(env)) == 0
+    try:
+        assert lmdb.mdb_env_open(env, str(queue).encode(), 0x20000, 0o600) == 0  # MDB_RDONLY
+        lmdb.mdb_reader_list(env, called(row), None)
+        lmdb.mdb_reader_check(env, ctypes.byref(dead))
+    finally:
+        lmdb.mdb_env_close(env)
+    words = [line.split() for line in lines]
+    return {int(w[0]) for w in words if w and w[0].isdigit()}, dead.value
