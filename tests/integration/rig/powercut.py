@@ -6,12 +6,14 @@
     recording.load(messages)            # what the node acknowledged goes into the ledger
     node.kill()
     result = recording.replay(draws=8)  # result.bad: the states that must not be
-    owed = recording.leave(state)       # one state on the disk, for the node to start on
+    second = recording.leave(state)     # one state on the disk; what the node does on from there
+    node.start()
 
 A remote whose 250s may excuse an absent recipient gets `answer("dot", took)`.
 """
 
 import collections
+import copy
 import itertools
 import os
 import pathlib
@@ -81,7 +83,8 @@ class Recording:
     def __init__(self, world, node, mutant=None):
         self.node = node
         self.log, self.ledger = node.dir / "record.log", node.dir / "promised"
-        self.promised = {}  # recipient -> message
+        self.promised = {}  # recipient -> id, message
+        self._before = []   # options of replay for a recording that does not begin with nothing
         self._lock = threading.Lock()
         preload = [library(world, "record")]
         node.env = {"RECORD_DIR": node.config["queue"]["path"], "RECORD_LOG": str(self.log)}
@@ -143,11 +146,13 @@ class Recording:
         return True
 
     def _promise(self, ident, message):
-        head = f"{ident} {len(message.data)} {' '.join(message.rcpts)}\n"
         with self._lock:
-            with open(self.ledger, "ab") as file:
-                file.write(head.encode() + message.data)
-            self.promised.update((rcpt, message) for rcpt in message.rcpts)
+            self._write(ident, message.rcpts, message.data)
+            self.promised.update((rcpt, (ident, message)) for rcpt in message.rcpts)
+
+    def _write(self, ident, rcpts, data):
+        with open(self.ledger, "ab") as file:
+            file.write(f"{ident} {len(data)} {' '.join(rcpts)}\n".encode() + data)
 
     # -- the cuts
 
@@ -176,18 +181,34 @@ class Recording:
         return [int(n) for n in re.findall(r"^CUT (\d+)", out, re.M)]
 
     def leave(self, state):
-        """Make the node's queue this state ("CUT.random.SEED"); the recipients still owed in it."""
+        """Make the node's queue this state ("CUT.random.SEED"); a recording of what comes then.
+
+        Its `promised` are the recipients that are still owed a delivery.
+        """
         queue = self.node.config["queue"]["path"]
         shutil.rmtree(queue)
         os.mkdir(queue, mode=0o700)
         process, _ = self._replay("--only", state, place=queue)
         out, errors = process.communicate(timeout=60 * PATIENCE)
         assert process.returncode == 0, f"{out}{errors}"
-        return re.findall(r"^OWED (\S+)", out, re.M)
+        second = copy.copy(self)
+        second.log, second.ledger = (p.with_name(f"{p.name}-{state}") for p in
+                                     (self.log, self.ledger))
+        second.ledger.touch()
+        second.promised = {rcpt: self.promised[rcpt]
+                           for rcpt in re.findall(r"^OWED (\S+)", out, re.M)}
+        by_message = collections.defaultdict(list)
+        for rcpt, (ident, message) in second.promised.items():
+            by_message[ident, message.data].append(rcpt)
+        for (ident, data), rcpts in by_message.items():
+            second._write(ident, rcpts, data)
+        second._before = ["--acked"]
+        self.node.env["RECORD_LOG"] = str(second.log)
+        return second
 
     def _replay(self, *arguments, place=None):
         place = place or tempfile.mkdtemp(prefix="rd-replay-", dir="/dev/shm")
-        argv = [BUILD / "tests" / "replay", *arguments, self.log, self.ledger, place]
+        argv = [BUILD / "tests" / "replay", *self._before, *arguments, self.log, self.ledger, place]
         return subprocess.Popen([str(a) for a in argv], stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True), place
 

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -76,6 +77,32 @@ add_text(enum record_kind kind, uint64_t file, const char *text, size_t n)
     add(kind, file, 0, 0, &(struct iovec){(void *)text, n}, 1);
 }
 
+/* A new log begins with the files that are there already: as durable as after a power cut. */
+static void
+add_file(const char *name)
+{
+    REAL(open);
+    REAL(close);
+    char path[4096];
+    struct stat st;
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    int fd = real_open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0)
+        return;
+    char *bytes = malloc((size_t)st.st_size + 1);
+    if (pread(fd, bytes, (size_t)st.st_size, 0) != st.st_size)
+        abort();
+    struct iovec iov = {bytes, (size_t)st.st_size};
+    add_text(RECORD_CREATE, st.st_ino, name, strlen(name));
+    add(RECORD_WRITE, st.st_ino, 0, 0, &iov, 1);
+    uint64_t at = add(RECORD_SYNC_BEGIN, st.st_ino, 0, 0, NULL, 0);
+    add(RECORD_SYNC_END, st.st_ino, 0, at, NULL, 0);
+    at = add(RECORD_SYNC_BEGIN, 0, 0, 0, NULL, 0);
+    add(RECORD_SYNC_END, 0, 0, at, NULL, 0);
+    free(bytes);
+    real_close(fd);
+}
+
 __attribute__((constructor)) static void
 begin(void)
 {
@@ -98,6 +125,8 @@ begin(void)
     if (head->used == 0) {
         memcpy(head->magic, RECORD_MAGIC, sizeof(RECORD_MAGIC));
         head->used = sizeof(*head);
+        add_file("data.mdb");
+        add_file("relayd.lock");
     }
     add(RECORD_START, 0, 0, 0, NULL, 0);
 }

@@ -2,10 +2,13 @@
  * replay - cuts the power at every place of a recorded run where something became durable, or was
  * promised, and judges what the disk may hold then.
  *
- *   replay [--seed N] [--draws N] [--states N] [--share I/N] LOG LEDGER DIR
+ *   replay [--seed N] [--draws N] [--share I/N] [--acked] LOG LEDGER DIR
  *   replay --list LOG LEDGER DIR              the numbers of the cuts where something is not synced
  *   replay --only STATE LOG LEDGER DIR        judge this one, leave it in DIR as it was found, and
  *                                             say who is owed a delivery
+ *
+ * With --acked all of the ledger was acknowledged before the recording began, and cuts count from
+ * the daemon's start.
  *
  * A cut is after every record that is not a plain write: unsynced sectors grow with those, and any
  * subset of them is drawn at the next cut anyway. Acknowledgements that follow each other directly
@@ -37,9 +40,10 @@ struct run {
     const char *dir;
     struct disk disk;
     struct ledger ledger;
-    uint64_t seed, draws, max_states;
+    uint64_t seed, draws;
     uint64_t share, shares; /* this process looks at every shares-th cut */
-    bool list, only;        /* only the state only_cut.only_fate.only_seed */
+    bool acked, started;
+    bool list, only; /* only the state only_cut.only_fate.only_seed */
     uint64_t only_cut, only_seed;
     enum disk_fate only_fate;
     uint64_t n_cuts, n_states, n_bad;
@@ -104,14 +108,14 @@ cut_judge(struct run *run, uint64_t cut)
     }
     if (run->only || run->list)
         return;
-    if (cut % run->shares != run->share || run->n_states >= run->max_states)
+    if (cut % run->shares != run->share)
         return;
     state_judge(run, cut, DISK_NONE, 0);
     if (!unsynced)
         return;
     state_judge(run, cut, DISK_ALL, 0);
     uint64_t stream = run->seed ^ (cut * 0x100000001b3ull);
-    for (uint64_t i = 0; i < run->draws && run->n_states < run->max_states; i++)
+    for (uint64_t i = 0; i < run->draws; i++)
         state_judge(run, cut, DISK_RANDOM, disk_random(&stream, UINT64_MAX));
 }
 
@@ -177,7 +181,8 @@ run_all(struct run *run)
         end = record_end(r, at);
         disk_step(&run->disk, r, at);
         books_step(run, r);
-        if (is_cut(r, record_at(run, end)))
+        run->started |= r->kind == RECORD_START;
+        if (run->started && is_cut(r, record_at(run, end)))
             cut_judge(run, cut);
         if (run->only && run->n_states > 0)
             return;
@@ -242,7 +247,7 @@ static bool
 arguments_read(struct run *run, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"seed", 1, 0, 's'}, {"draws", 1, 0, 'd'}, {"states", 1, 0, 'n'}, {"share", 1, 0, 'h'},
+        {"seed", 1, 0, 's'}, {"draws", 1, 0, 'd'}, {"acked", 0, 0, 'a'}, {"share", 1, 0, 'h'},
         {"only", 1, 0, 'o'}, {"list", 0, 0, 'l'},  {0, 0, 0, 0}};
     bool good = true;
     int c;
@@ -251,8 +256,8 @@ arguments_read(struct run *run, int argc, char **argv)
             run->seed = strtoull(optarg, NULL, 10);
         else if (c == 'd')
             run->draws = strtoull(optarg, NULL, 10);
-        else if (c == 'n')
-            run->max_states = strtoull(optarg, NULL, 10);
+        else if (c == 'a')
+            run->acked = true;
         else if (c == 'o')
             good &= only_parse(run, optarg);
         else if (c == 'l')
@@ -266,9 +271,9 @@ arguments_read(struct run *run, int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-    struct run run = {.draws = 8, .max_states = UINT64_MAX, .shares = 1};
+    struct run run = {.draws = 8, .shares = 1};
     if (!arguments_read(&run, argc, argv)) {
-        fprintf(stderr, "usage: replay [--seed N] [--draws N] [--states N] [--share I/N] "
+        fprintf(stderr, "usage: replay [--seed N] [--draws N] [--share I/N] [--acked] "
                         "[--only STATE] [--list] LOG LEDGER DIR\n");
         return 64;
     }
@@ -278,6 +283,8 @@ main(int argc, char **argv)
         fprintf(stderr, "replay: %s or %s cannot be read\n", argv[optind], argv[optind + 1]);
         return 64;
     }
+    if (run.acked)
+        ledger_ack_all(&run.ledger);
     watch();
     run_all(&run);
     if (run.only)

@@ -128,19 +128,31 @@ rcpt_of(struct ledger *l, struct span address)
     return found == NULL ? NULL : *found;
 }
 
+static void
+promise_ack(struct ledger *l, struct promise *p)
+{
+    l->n_acked += !p->acked;
+    p->acked = true;
+    if (p->id > l->top_id)
+        l->top_id = p->id;
+}
+
 void
 ledger_ack(struct ledger *l, struct span text)
 {
     uint64_t id;
     struct promise *p = queue_id_parse(text, &id) ? promise_of(l, id) : NULL;
-    if (p == NULL) {
+    if (p == NULL)
         l->n_unknown++;
-        return;
-    }
-    l->n_acked += !p->acked;
-    p->acked = true;
-    if (id > l->top_id)
-        l->top_id = id;
+    else
+        promise_ack(l, p);
+}
+
+void
+ledger_ack_all(struct ledger *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        promise_ack(l, &l->promises[i]);
 }
 
 void

@@ -49,6 +49,7 @@ void ledger_free(struct ledger *ledger);
 /* An id was acknowledged; a remote said what it took: addresses, or "dsn=ADDRESS" for each that a
  * report was about. */
 void ledger_ack(struct ledger *ledger, struct span id);
+void ledger_ack_all(struct ledger *ledger);
 void ledger_taken(struct ledger *ledger, struct span words);
 
 /* Open and judge the queue in `dir`. False: `why` (of `n` bytes) says what is wrong. */
