@@ -12,6 +12,29 @@ is_white(char c)
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
+/*
+ * How much of the text, from its start, is its own relaxed form: words with one blank between them,
+ * lines that begin and end with a word. Nearly everything is, so this is the loop that counts.
+ */
+static size_t
+plain_length(struct span text)
+{
+    size_t i = 0;
+    for (;;) {
+        while (i < text.n && (unsigned char)text.p[i] > ' ')
+            i++;
+        size_t left = text.n - i;
+        if (left > 1 && text.p[i] == ' ' && (unsigned char)text.p[i + 1] > ' ')
+            i++;
+        else if (left > 2 && text.p[i] == '\r' && (unsigned char)text.p[i + 2] > ' ')
+            i += 2;
+        else if (left > 0 && !is_white(text.p[i]))
+            i++; /* another control character */
+        else
+            return i;
+    }
+}
+
 void
 dkim_canon_header(const struct dkim_field *field, struct strbuf *out)
 {
@@ -22,9 +45,7 @@ dkim_canon_header(const struct dkim_field *field, struct strbuf *out)
     struct span rest = span_from(field->text, field->name_length);
     rest = span_trim(span_from(rest, span_find_byte(rest, ':') + 1));
     while (rest.n > 0) {
-        size_t n = 0, blanks;
-        while (n < rest.n && !is_white(rest.p[n]))
-            n++;
+        size_t n = plain_length(rest), blanks;
         strbuf_add(out, rest.p, n);
         for (blanks = n; blanks < rest.n && is_white(rest.p[blanks]);)
             blanks++;
@@ -55,7 +76,7 @@ body_put(struct dkim_canon_body *body, const char *p, size_t n)
 {
     if (n > sizeof(body->buf) - body->n)
         body_flush(body);
-    if (n > sizeof(body->buf)) {
+    if (n >= sizeof(body->buf)) {
         body->failed |= EVP_DigestUpdate(body->hash, p, n) != 1;
         return;
     }
@@ -84,8 +105,7 @@ dkim_canon_body_add(struct dkim_canon_body *body, struct span piece)
                 body_put(body, " ", 1);
             body->blank = false;
             body->any = true;
-            while (i < piece.n && !is_white(piece.p[i]))
-                i++;
+            i += plain_length(span_from(piece, i));
             body_put(body, piece.p + start, i - start);
         }
     }

@@ -79,7 +79,7 @@ struct dkim_canon_body {
     bool any;            /* something was written */
     bool failed;
     size_t n;
-    char buf[4096];
+    char buf[256]; /* short pieces are hashed together, long ones where they are */
 };
 void dkim_canon_body_start(struct dkim_canon_body *body, EVP_MD_CTX *hash);
 void dkim_canon_body_add(struct dkim_canon_body *body, struct span piece);
