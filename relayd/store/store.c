@@ -252,8 +252,11 @@ store_submit(struct store *store, struct store_op *op)
     }
     pthread_mutex_lock(&store->lock);
     node_list_add(&store->submitted, &op->node);
-    pthread_cond_signal(&store->wake);
+    bool awaited = op->kind != STORE_OUTCOMES;
+    bool first = awaited ? store->n_awaited++ == 0 : store->submitted.n == 1;
     pthread_mutex_unlock(&store->lock);
+    if (first) /* not under the lock: who wakes wants it at once */
+        pthread_cond_signal(&store->wake);
 }
 
 void

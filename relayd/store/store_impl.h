@@ -48,6 +48,7 @@ struct store {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct node_list submitted; /* under lock */
+    size_t n_awaited;           /* under lock: of those, how many somebody waits for */
     bool stopping;              /* under lock */
     atomic_size_t n_blocked;
     pthread_t writer_thread;

@@ -1,7 +1,8 @@
 /*
  * How: the writer takes whatever was submitted while the last commit was syncing and makes it one
- * transaction. One operation a sync when there is little to do, hundreds when there is much; nobody
- * waits for a timer.
+ * transaction. One operation a sync when there is little to do, hundreds when there is much. A
+ * client that waits for its 250 never waits for a timer; outcomes, for which nobody waits, are
+ * given OUTCOME_WAIT_MS to share the next message's sync, or each other's.
  *
  *   submitted --> todo --> in the batch --commit--> done: ERR_OK or its own fault
  *                  ^            |
@@ -18,6 +19,10 @@
 
 #define BLOCKED_RETRY_MS 1000 /* a disk that was full gets room by somebody's hand, not sooner */
 #define READERS_CHECK_MS (30 * SECOND) /* a killed relayctl or mdb_copy pins pages until then */
+
+/* Short beside a delivery, because a death in this time means to deliver again. It saves a quarter of
+ * the commits when 20 clients each bring a message and go (0.24 a message without, 0.17 with it). */
+#define OUTCOME_WAIT_MS 5
 
 struct batch {
     struct queue_batch *queue_batch;
@@ -195,12 +200,12 @@ batch_commit(struct store *store, struct batch *b, struct err *err)
 
 /* ------------------------------------------------------------------------------------- fill */
 
+/* Under the lock. */
 static void
-take_submitted(struct store *store)
+submitted_take(struct store *store)
 {
-    pthread_mutex_lock(&store->lock);
     node_list_move(&store->todo, &store->submitted);
-    pthread_mutex_unlock(&store->lock);
+    store->n_awaited = 0;
 }
 
 static bool
@@ -288,8 +293,11 @@ batch_run(struct store *store)
             blocked_try(store);
             return;
         }
-        if (batch_has_room(&b))
-            take_submitted(store);
+        if (batch_has_room(&b)) {
+            pthread_mutex_lock(&store->lock);
+            submitted_take(store);
+            pthread_mutex_unlock(&store->lock);
+        }
     } while (store->todo.n > 0 && batch_has_room(&b));
     if (!batch_commit(store, &b, &err)) {
         batch_full(store, &b, &err);
@@ -344,16 +352,26 @@ deadline(int64_t in_ms)
     return t;
 }
 
+/* Under the lock: until something is there (or, `awaited`, something that somebody waits for), or
+ * the time is over. */
+static void
+wait_submitted(struct store *store, bool awaited, int64_t at_most_ms)
+{
+    struct timespec until = deadline(at_most_ms);
+    int rc = 0;
+    while ((awaited ? store->n_awaited : store->submitted.n) == 0 && !store->stopping && rc == 0)
+        rc = pthread_cond_timedwait(&store->wake, &store->lock, &until);
+}
+
 /* Sleep until there is something to do; false when it is time to end. */
 static bool
 wait_for_work(struct store *store)
 {
-    struct timespec until = deadline(store->blocked.n > 0 ? BLOCKED_RETRY_MS : READERS_CHECK_MS);
     pthread_mutex_lock(&store->lock);
-    int rc = 0;
-    while (store->submitted.n == 0 && !store->stopping && rc == 0)
-        rc = pthread_cond_timedwait(&store->wake, &store->lock, &until);
-    node_list_move(&store->todo, &store->submitted);
+    wait_submitted(store, false, store->blocked.n > 0 ? BLOCKED_RETRY_MS : READERS_CHECK_MS);
+    if (store->submitted.n > 0)
+        wait_submitted(store, true, OUTCOME_WAIT_MS);
+    submitted_take(store);
     bool go_on = store->todo.n > 0 || !store->stopping;
     pthread_mutex_unlock(&store->lock);
     return go_on;
