@@ -102,11 +102,30 @@ refusal(struct smtpc *s, const struct smtp_reply *r, enum smtpc_cmd cmd, struct 
     }
 }
 
+/* He is to be asked in the next group; what he got so far is forgotten. */
+static void
+ask_again(struct smtpc *s, size_t rcpt)
+{
+    s->rcpts[rcpt] = RCPT_PENDING;
+    free(s->answer[rcpt]);
+    s->answer[rcpt] = NULL;
+}
+
+/* The session ends before DATA was answered in step: a refusal in it may be somebody else's. */
+static void
+doubt_refusals(struct smtpc *s)
+{
+    for (size_t i = 0; i < s->txn->n_rcpts; i++)
+        if (s->rcpts[i] == RCPT_REFUSED)
+            ask_again(s, i);
+}
+
 /* 421 ends the session at whatever command: all who wait are deferred by its text. */
 static enum smtpc_want
 shut_down(struct smtpc *s, const struct smtp_reply *r, enum smtpc_cmd cmd)
 {
     struct outcome o;
+    doubt_refusals(s);
     refusal(s, r, cmd, &o);
     decide_rest(s, &o);
     return done_and_close(s);
@@ -162,15 +181,6 @@ smtpc_txn_fits(const struct smtpc *s, const struct deliver_txn *txn)
 {
     struct outcome o;
     return fits(s, txn, &o);
-}
-
-/* He is to be asked in the next group; what he got so far is forgotten. */
-static void
-ask_again(struct smtpc *s, size_t rcpt)
-{
-    s->rcpts[rcpt] = RCPT_PENDING;
-    free(s->answer[rcpt]);
-    s->answer[rcpt] = NULL;
 }
 
 void
@@ -444,8 +454,9 @@ smtpc_on_data(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     (void)rcpt;
     if (r->code == 421)
         return s->n_undecided == 0 ? done_and_close(s) : shut_down(s, r, CMD_DATA);
-    if (r->code == 354 && s->group.n_taken > 0) {
+    if (r->code == 354)
         decide_all(s, RCPT_REFUSED, NULL);
+    if (r->code == 354 && s->group.n_taken > 0) {
         s->state = STATE_BODY;
         return SMTPC_WANT_BODY;
     }
@@ -545,9 +556,7 @@ enum smtpc_want
 smtpc_txn_violation(struct smtpc *s, const char *phase, const char *why)
 {
     struct outcome o;
-    for (size_t i = 0; i < s->txn->n_rcpts; i++)
-        if (s->rcpts[i] == RCPT_REFUSED)
-            ask_again(s, i); /* out of step: that may have been somebody else's answer */
+    doubt_refusals(s);
     outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_PEER, phase, "4.5.0", "protocol error: %s", why);
     return defer_and_close(s, s->state == STATE_DOT, &o);
 }
@@ -556,7 +565,7 @@ enum smtpc_want
 smtpc_txn_lost(struct smtpc *s, enum smtpc_loss loss, const char *phase, const char *text)
 {
     struct outcome o;
-    decide_all(s, RCPT_REFUSED, NULL);
+    doubt_refusals(s);
     if (s->n_undecided == 0)
         return done_and_close(s);
     if (s->reused && !s->heard && s->state == STATE_TXN && loss != SMTPC_LOSS_TIMEOUT)

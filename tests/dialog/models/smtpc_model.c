@@ -22,13 +22,13 @@ tell(struct smtpc_model *m, unsigned rcpt, struct model_told told)
     m->told[rcpt] = told;
 }
 
-/* All in that state; who waits for another group keeps the 452 that he has. */
+/* All in that state; who has an answer of his own keeps it. */
 static void
 tell_all(struct smtpc_model *m, enum model_fate fate, struct model_told told)
 {
     for (unsigned i = 0; i < m->message.n_rcpts; i++)
         if (m->fates[i] == fate)
-            tell(m, i, fate == FATE_AGAIN ? m->told[i] : told);
+            tell(m, i, fate == FATE_AGAIN || fate == FATE_REFUSED ? m->told[i] : told);
 }
 
 static void
@@ -37,6 +37,16 @@ tell_rest(struct smtpc_model *m, struct model_told told)
     tell_all(m, FATE_TAKEN, told);
     tell_all(m, FATE_ASK, told);
     tell_all(m, FATE_AGAIN, told);
+    tell_all(m, FATE_REFUSED, told);
+}
+
+/* A session that ends before DATA was answered may have been out of step all along. */
+static void
+doubt(struct smtpc_model *m)
+{
+    for (unsigned i = 0; i < m->message.n_rcpts; i++)
+        if (m->fates[i] == FATE_REFUSED)
+            m->fates[i] = FATE_ASK;
 }
 
 static bool
@@ -111,6 +121,7 @@ broken_off(struct smtpc_model *m, struct model_told told, bool may_go_on)
 {
     bool served = m->n_txns > 0 || m->idled; /* else it is a host that failed */
 
+    doubt(m);
     if ((m->want == SMTPC_WANT_TXN && served) ||
         (m->n_waiting > 0 && m->waiting[0].command == SAYS_QUIT) || (m->busy && all_told(m))) {
         leave(m, SMTPC_END_OVER);
@@ -291,6 +302,7 @@ group_end(struct smtpc_model *m)
 {
     bool more = false;
 
+    tell_all(m, FATE_REFUSED, deferred);
     m->needs_rset = m->group.mail_ok && !m->group.ended;
     for (unsigned i = 0; i < m->message.n_rcpts; i++) {
         if (m->fates[i] == FATE_AGAIN && !m->group.delivered)
@@ -351,6 +363,7 @@ ready(struct smtpc_model *m)
 static void
 shut_down(struct smtpc_model *m)
 {
+    doubt(m);
     tell_rest(m, refusal(m));
     leave(m, SMTPC_END_OVER);
 }
@@ -406,6 +419,9 @@ on_rcpt(struct smtpc_model *m, unsigned rcpt)
         told.kind = OUTCOME_DEFERRED;
         m->fates[rcpt] = FATE_AGAIN;
         m->told[rcpt] = told;
+    } else if (m->reused) {
+        m->fates[rcpt] = FATE_REFUSED;
+        m->told[rcpt] = told;
     } else {
         tell(m, rcpt, told);
     }
@@ -415,6 +431,8 @@ on_rcpt(struct smtpc_model *m, unsigned rcpt)
 static void
 on_data(struct smtpc_model *m)
 {
+    if (m->code == 354)
+        tell_all(m, FATE_REFUSED, deferred);
     if (m->code == 421) {
         shut_down(m);
     } else if (m->code == 354 && m->group.n_taken > 0) {
@@ -424,6 +442,8 @@ on_data(struct smtpc_model *m)
         say(m, SAYS_EMPTY_DOT, 0);
     } else if (m->code < 400) {
         violation(m);
+    } else if (m->group.n_taken > 0 && m->reused) {
+        leave(m, SMTPC_END_AGAIN); /* perhaps it is the answer to another command */
     } else {
         tell_all(m, FATE_TAKEN, refusal(m));
         group_go(m);
@@ -433,7 +453,7 @@ on_data(struct smtpc_model *m)
 static void
 on_dot(struct smtpc_model *m)
 {
-    if (m->code / 100 == 3) {
+    if (m->code / 100 == 3 || (m->code / 100 == 2 && m->early)) {
         violation(m);
     } else if (m->code == 421) {
         m->at_dot = false;
@@ -697,6 +717,7 @@ smtpc_model_idle(struct smtpc_model *m)
 void
 smtpc_model_body_sent(struct smtpc_model *m)
 {
+    m->early = m->line_n > 0 || m->n_lines > 0;
     m->in_body = false;
     m->at_dot = true;
     say(m, SAYS_DOT, 0);

@@ -34,7 +34,13 @@ enum model_command {
 };
 
 /* What a recipient is told, or waits for. */
-enum model_fate { FATE_ASK, FATE_TAKEN, FATE_AGAIN, FATE_TOLD };
+enum model_fate {
+    FATE_ASK,
+    FATE_TAKEN,
+    FATE_AGAIN,   /* a 452: perhaps another group */
+    FATE_REFUSED, /* in a session that had served before: until DATA shows that it is in step */
+    FATE_TOLD,
+};
 
 struct model_told {
     enum outcome_kind kind;
@@ -83,7 +89,7 @@ struct smtpc_model {
 
     /* The transaction. */
     struct model_message message;
-    bool reused, heard;
+    bool reused, heard, early; /* early: half a reply was there before the dot had left */
     struct {
         enum { NEXT_RSET, NEXT_MAIL, NEXT_RCPT, NEXT_DATA, NEXT_NONE } next;
         unsigned next_rcpt, n_asked, n_taken;
