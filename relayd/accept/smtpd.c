@@ -183,8 +183,8 @@ unknown_verb(struct smtpd *s, struct span name)
         smtpd_error(s, "500 5.5.1 command not known");
 }
 
-/* Octets follow a BDAT. When its line cannot be read nobody knows where they end, and what a message
- * holds would be obeyed as commands: then there is no going on. */
+/* Octets follow a BDAT. When its line cannot be read nobody knows where they end, and what a
+ * message holds would be obeyed as commands: then there is no going on. */
 static bool
 brings_octets(struct span line)
 {

@@ -48,10 +48,10 @@ def queued_id(message):
 class Bench:
     """A node whose mail from src.test is signed, and an MX for dest.test that takes everything."""
 
-    def __init__(self, world, promise, config=None, tls=False, address=None):
+    def __init__(self, world, promise, config=None, tls=False, address=None, kind="ed25519"):
         self.world, self.promise = world, promise
         self.mx = world.mx("dest.test")
-        key = world.key("src.test", "cn")
+        key = world.key("src.test", "cn", kind)
         base = {"dkim": [{"domains": ["src.test"], "key_file": str(key.path)}],
                 "limits": {"sessions_per_client": 2000, "message_size": "4MiB"}, "log": {"level": "debug"}}
         if tls:

@@ -69,19 +69,20 @@ def batches(rows, n=15):
 def test_c06_every_good_address_goes_out_as_it_came_in(bench, promise, how):
     promise("C06", f"{how}: quoted, escaped, strange but right: verbatim to the next host")
     good = [f"{local}@dest.test" for local in GOOD_LOCAL] + [f"b@{domain}" for domain in GOOD_DOMAIN]
-    good = [a for a in good if len(a) <= 254]
+    assert all(len(a) <= 254 for a in good)
     if how == "recipients":
-        for batch in batches(good, 40):
+        n = len(GOOD_LOCAL)  # at one domain; the domains by themselves, each is a transaction of its own
+        for batch in [*batches(good[:n], 40), *batches(good[n:], 1)]:
             bench.vector("good recipients", EHLO, MAIL,
                          *[(f"RCPT TO:<{a}>\r\n".encode(), "250") for a in batch], DATA, SENT)
         bench.node.wait_empty()
         came = [rcpt for m in bench.mx.mails for rcpt in m.rcpts]
-        want = set()  # the same mailbox in another case of its domain is one recipient
-        for a in good:
-            local, domain = a.rsplit("@", 1)
-            want.add(f"{local}@{domain.lower()}")
-        assert len(came) == len(want)
-        assert {r.rsplit("@", 1)[0] + "@" + r.rsplit("@", 1)[1].lower() for r in came} == want
+
+        def canonical(address):  # the domain's case may change, nothing else
+            local, domain = address.rsplit("@", 1)
+            return f"{local}@{domain.lower()}"
+
+        assert sorted(map(canonical, came)) == sorted(map(canonical, good))
         promise.case(len(good))
         bench.settle(rcpts=None)
         return

@@ -238,8 +238,10 @@ def test_c09_message_in_random_chunks_is_the_message(bench, promise):
     assert all(m.data.endswith(body) for m in bench.settle().values()), f"seed {seed}"
 
 
-def test_c10_header_zoo(bench, promise):
+@pytest.mark.parametrize("kind", ["rsa", "ed25519"])
+def test_c10_header_zoo(world, promise, kind):
     promise("C10", "20,000 lines, 1 MB, none, garbage: one answer, alive, signed or said why not")
+    bench = Bench(world, promise, kind=kind)
     for name, text, answer in ZOO:
         stuffed = re.sub(rb"(^|\r\n)\.(?!\.\r\n\Z)", rb"\1..", text)
         bench.vector(name, START, DATA, (stuffed + b".\r\n", answer))

@@ -94,7 +94,7 @@ UNSIGNED = [
 
 @pytest.fixture
 def bench(world, promise):
-    return Bench(world, promise)
+    return Bench(world, promise, kind="rsa")
 
 
 def stuffed(message):
