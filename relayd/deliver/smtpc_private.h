@@ -102,7 +102,7 @@ struct smtpc {
     bool early;  /* half a reply was there when the final dot left */
     bool hop_trouble;
     size_t n_undecided;
-    uint8_t rcpts[DELIVER_RCPTS_MAX];         /* enum rcpt_state */
+    uint8_t rcpts[DELIVER_RCPTS_MAX];          /* enum rcpt_state */
     struct outcome *answer[DELIVER_RCPTS_MAX]; /* of RCPT_AGAIN and RCPT_REFUSED; else NULL */
 };
 

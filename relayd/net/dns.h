@@ -25,7 +25,7 @@
 #define DNS_IN_FLIGHT_MAX 384
 #define DNS_WAITING_MAX 100000 /* questions in line; beyond it DNS_SERVFAIL at once */
 #define DNS_CNAME_MAX 8        /* links of one chain */
-#define DNS_RECORDS_MAX 256    /* kept of one answer; the rest are left out */
+#define DNS_RECORDS_MAX 256    /* kept of one answer, of MX the best; the rest are left out */
 #define DNS_TTL_MAX_S 86400    /* whatever the zone says */
 #define DNS_TTL_MIN_S 1
 #define DNS_NEGATIVE_MAX_S 900    /* NXDOMAIN and NODATA (RFC 2308: min of SOA TTL and MINIMUM) */

@@ -392,6 +392,24 @@ take(struct harvest *h, const struct message *m, const struct record *r)
     }
 }
 
+/* There is no room for one more: an MX that is better than the worst one takes its place. */
+static bool
+take_better(struct harvest *h, const struct message *m, const struct record *r)
+{
+    size_t n = h->n, worst = 0;
+    if (r->type != DNS_MX || r->data_end - r->data < 3)
+        return r->type != DNS_MX;
+    for (size_t i = 1; i < n; i++)
+        if (h->records[i].preference > h->records[worst].preference)
+            worst = i;
+    if (get16(m->p + r->data) >= h->records[worst].preference)
+        return true;
+    h->n = worst;
+    bool ok = take(h, m, r);
+    h->n = n;
+    return ok;
+}
+
 static bool
 collect(const struct walk *start, const char *name, uint16_t type, struct harvest *h)
 {
@@ -403,7 +421,9 @@ collect(const struct walk *start, const char *name, uint16_t type, struct harves
             continue;
         if (h->n == DNS_RECORDS_MAX) {
             h->truncated = true;
-            break;
+            if (!take_better(h, &w.m, &r))
+                return false;
+            continue;
         }
         if (!take(h, &w.m, &r))
             return false;

@@ -252,6 +252,30 @@ many_records_are_cut_at_the_limit(void **state)
 }
 
 static void
+of_too_many_mx_the_best_are_kept(void **state)
+{
+    (void)state;
+    char host[32];
+    unsigned seen = 0;
+    put_header(&m, 1, 0, "many.test", DNS_MX);
+    for (int i = 300; i-- > 0;) {
+        snprintf(host, sizeof(host), "mx%d.many.test", i);
+        put_mx(&m, "many.test", 60, (unsigned)i, host);
+    }
+    struct dns_found *f = walk_over("many.test", DNS_MX, DNS_WALK_ANSWER);
+    assert_int_equal(f->n_records, DNS_RECORDS_MAX);
+    assert_true(f->truncated);
+    for (size_t i = 0; i < f->n_records; i++) {
+        snprintf(host, sizeof(host), "mx%u.many.test", f->records[i].preference);
+        assert_string_equal(f->records[i].host, host);
+        assert_in_range(f->records[i].preference, 0, DNS_RECORDS_MAX - 1);
+        seen += f->records[i].preference;
+    }
+    assert_int_equal(seen, DNS_RECORDS_MAX * (DNS_RECORDS_MAX - 1) / 2);
+    free(f);
+}
+
+static void
 compressed_names_may_only_lead_backwards(void **state)
 {
     (void)state;
@@ -425,6 +449,7 @@ main(int argc, char **argv)
         cmocka_unit_test(nxdomain_nodata_and_failures_are_told_apart),
         cmocka_unit_test(cname_chains_are_followed_within_bounds),
         cmocka_unit_test(many_records_are_cut_at_the_limit),
+        cmocka_unit_test(of_too_many_mx_the_best_are_kept),
         cmocka_unit_test(compressed_names_may_only_lead_backwards),
         cmocka_unit_test(every_cut_of_an_answer_is_refused_or_harmless),
         cmocka_unit_test(an_answer_to_another_question_is_refused),
