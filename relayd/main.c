@@ -141,6 +141,7 @@ main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (options.check)
         return check(&options);
+    daemon_signals_hold();
 
     char path[PATH_MAX];
     const struct worker_slot slots[] = {[SIGN_SLOT] = sign_worker_slot()};

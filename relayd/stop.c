@@ -100,6 +100,27 @@ on_watchdog(void *arg)
     timer_set(loop_clock(d->loop), &d->watchdog_timer, sdnotify_watchdog_ms(), on_watchdog, d);
 }
 
+/* Block or unblock what daemon_run() answers. */
+static void
+signals_mask(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    if (pthread_sigmask(how, &set, NULL) != 0)
+        abort();
+}
+
+void
+daemon_signals_hold(void)
+{
+    signals_mask(SIG_BLOCK);
+    signal(SIGUSR1, SIG_IGN);
+    signal(SIGUSR2, SIG_IGN);
+}
+
 void
 daemon_run(struct daemon *d)
 {
@@ -114,7 +135,9 @@ daemon_run(struct daemon *d)
     if (sdnotify_watchdog_ms() > 0)
         on_watchdog(d);
     sdnotify_ready("running");
+    signals_mask(SIG_UNBLOCK);
     loop_run(d->loop);
+    signals_mask(SIG_BLOCK); /* commits are still to come: not even a third one may cut them off */
     for (size_t i = 0; i < N_ELEMENTS(signals); i++)
         event_free(signals[i]);
 }
