@@ -13,6 +13,7 @@
 #include "relayd/work/workers.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #define CERTS_EVERY_MS HOUR
 
@@ -25,6 +26,19 @@ struct certs_job {
     struct tls_ctx **fresh; /* one a listener; NULL: unchanged */
 };
 
+/* A key that others can read is refused as it is at the start and at a reload (config.md). */
+static enum err_code
+check_key(const struct accept_setup *setup, struct err *err)
+{
+    const char *path = setup->config->tls.private_key.path;
+    struct stat st;
+
+    if (stat(path, &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)) != 0)
+        return err_set(err, ERR_PERM, "%s: others can read or write it (mode %04o)", path,
+                       (unsigned)(st.st_mode & 07777));
+    return ERR_OK; /* one that is not there is told by who reads it */
+}
+
 static void
 certs_run(struct job *job, struct worker *worker)
 {
@@ -34,7 +48,9 @@ certs_run(struct job *job, struct worker *worker)
     (void)worker;
     for (size_t i = 0; i < setup->config->n_listeners; i++) {
         const struct tls_ctx *old = setup->listeners[i].tls;
-        if (old != NULL && tls_ctx_stale(old) &&
+        if (old == NULL || !tls_ctx_stale(old))
+            continue;
+        if (check_key(setup, &c->err) != ERR_OK ||
             setup_tls(setup, i, &c->fresh[i], &c->err) != ERR_OK)
             return;
     }
