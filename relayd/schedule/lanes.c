@@ -54,7 +54,7 @@ lane_arm(struct lane *lane)
     struct lanes *lanes = lane->lanes;
     msec_t wait = lane->due_at - clock_wall(lanes->clock);
     if (wait > lanes->longest_ms)
-        wait = lanes->longest_ms;
+        wait = 0; /* a clock ran back: pages.c pulls them in */
     timer_set(lanes->clock, &lane->timer, wait, lane_due, lane);
 }
 
@@ -164,6 +164,7 @@ lanes_read(struct lane *lane, bool more, msec_t next_due_at)
             lane_arm(lane);
         return;
     }
+    lane->pulling = false;
     lane->after = (struct queue_due_key){0};
     lane->due_at = earlier(earlier(lane->noted_at, next_due_at), lane->again_at);
     lane->again_at = INT64_MAX;

@@ -33,6 +33,7 @@ struct lane {
     bool is_due;     /* in the line */
     msec_t again_at; /* wall: when those passed over are looked at again; INT64_MAX none */
     unsigned n_passed;
+    bool pulling;    /* this pass takes all of it, due or not: a clock ran back */
     bool paused;     /* more is due, but enough of it is in hand */
     unsigned n_hand; /* recipients in hand that its pages brought */
 };

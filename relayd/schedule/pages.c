@@ -260,8 +260,8 @@ read_lane(struct schedule *s, struct lane *lane)
     pr->read.lane.lane = lane->hash;
     pr->read.lane.after = lane->after;
     /* Due further away than anything we would have asked for: a clock ran back. Pull it in. */
-    pr->read.lane.until =
-        lane->due_at != INT64_MAX && lane->due_at > now + s->lanes.longest_ms ? INT64_MAX : now;
+    lane->pulling |= lane->due_at != INT64_MAX && lane->due_at > now + s->lanes.longest_ms;
+    pr->read.lane.until = lane->pulling ? INT64_MAX : now;
     pr->read.lane.max = SCHEDULE_PAGE_ROWS;
     s->lane_reads++;
     store_read(s->env.store, &pr->read);

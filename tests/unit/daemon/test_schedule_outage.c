@@ -85,7 +85,7 @@ unrelated_dead_sites_take_the_route_down_until_a_probe_is_answered(void **state)
     msec_t since_at, probe_at;
     const char *text;
     start(DIRECT);
-    r.defer_ms = DAY; /* of those who made an attempt */
+    r.defer_ms = 7 * HOUR; /* of those who made an attempt */
     go_down();
     assert_int_equal(log_alerts_total(r.log), 1);
     assert_true(schedule_direct_down(r.schedule, &since_at, &probe_at, &text));
@@ -185,7 +185,7 @@ failures_count_for_a_while_and_each_site_once(void **state)
 {
     (void)state;
     start(DIRECT);
-    r.defer_ms = DAY;
+    r.defer_ms = 7 * HOUR;
     for (size_t i = 0; i < 4; i++)
         dies(i, &dead);
     rig_pass(OUTAGE_WINDOW_MS + SECOND, MINUTE);
@@ -234,7 +234,7 @@ probes_grow_rarer_and_go_round(void **state)
     static const int minutes[] = {1, 2, 4, 8, 16, 30, 30};
     char last[256] = "";
     start(DIRECT);
-    r.defer_ms = DAY;
+    r.defer_ms = 7 * HOUR;
     go_down();
     for (size_t i = 5; i < HOSTS; i++)
         for (int k = 0; k < 4; k++)
@@ -344,7 +344,7 @@ a_probe_without_mail_is_followed_by_another(void **state)
 {
     (void)state;
     start(DIRECT);
-    r.defer_ms = DAY;
+    r.defer_ms = 7 * HOUR;
     go_down();
     rig_name(hosts[5])->rcode = -1;
     uint64_t id = rig_accept_one(addresses[5]);
@@ -375,7 +375,7 @@ a_site_that_is_down_itself_may_be_the_probe(void **state)
 {
     (void)state;
     start(DIRECT);
-    r.defer_ms = DAY;
+    r.defer_ms = 7 * HOUR;
     go_down();
     rig_accept_one(addresses[0]);
     rig_settle();

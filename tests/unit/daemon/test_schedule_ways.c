@@ -179,7 +179,7 @@ a_dead_hop_is_probed_at_growing_intervals(void **state)
     static const int minutes[] = {1, 2, 4, 8, 16, 30, 30};
     struct outcome dead = path_failure("AUTH refused");
     start(BY_HOP, MANY);
-    r.defer_ms = DAY; /* those who made the attempt */
+    r.defer_ms = 7 * HOUR; /* those who made the attempt */
     for (int i = 0; i < 12; i++)
         rig_accept_one("a@one.test");
     RIG_WAIT(conns_in(RIG_OPENING) == 10); /* hops.*.max_connections */
