@@ -21,7 +21,8 @@
 #include "relayd/stop.h"
 
 #define NOFILE_WANTED 65536
-#define NOFILE_SPARE 64 /* queue, log, DNS, control and what libraries open */
+#define NOFILE_SPARE 64 /* queue, log, DNS, control and what libraries open: at most half of all \
+                         */
 #define OUTBOUND_MAX 4000
 
 int
@@ -253,7 +254,7 @@ share_descriptors(struct daemon *d)
     struct err err;
     if (privs_raise_nofile(NOFILE_WANTED, &nofile, &err) != ERR_OK)
         fprintf(stderr, "relayd: %s\n", err.text);
-    size_t usable = nofile > NOFILE_SPARE * 2 ? nofile - NOFILE_SPARE : NOFILE_SPARE;
+    size_t usable = nofile > NOFILE_SPARE * 2 ? nofile - NOFILE_SPARE : nofile / 2;
     d->max_connections = usable / 5 < OUTBOUND_MAX ? usable / 5 : OUTBOUND_MAX;
     return usable - d->max_connections;
 }
