@@ -12,6 +12,7 @@
 #include "policy/base/mem.h"
 #include "relayd/deliver/deliver_private.h"
 #include "relayd/deliver/tls_memory.h"
+#include "relayd/net/conn.h"
 #include "relayd/work/inhand.h"
 
 #include <assert.h>
@@ -221,6 +222,12 @@ txn_begin(struct deliver_conn *c)
     c->next = NULL;
     c->offered = false;
     c->txn_started = clock_now(clock_of(c));
+    if (c->idle_since != 0 && c->txn_started - c->idle_since >= DELIVER_WAKE_IDLE_MS &&
+        c->target.timeouts.block_ms > DELIVER_WAKE_ACK_MS) {
+        conn_set_user_timeout(c->conn, DELIVER_WAKE_ACK_MS);
+        c->woken = true;
+    }
+    c->idle_since = 0;
     if (smtpc_n_txns(c->core) > 0)
         walk_start(c); /* what failed before this session is long ago */
     c->running = true;
@@ -257,6 +264,7 @@ offer(struct deliver_conn *c, enum smtpc_want *want)
     }
     smtpc_idle(c->core);
     msec_t now = clock_now(clock_of(c)), end = session_ends(c);
+    c->idle_since = now;
     msec_t idle_ends = now + c->target.idle_ms;
     timer_set_at(clock_of(c), &c->timer, idle_ends < end ? idle_ends : end, on_idle, c);
     return false;

@@ -52,6 +52,10 @@ on_data(void *arg)
     struct deliver_conn *c = arg;
     struct conn *conn = c->conn;
     struct span in = conn_input(conn);
+    if (c->woken) {
+        c->woken = false;
+        conn_set_user_timeout(conn, c->target.timeouts.block_ms);
+    }
     c->running = true;
     enum smtpc_want want = smtpc_input(c->core, in);
     c->running = false;
@@ -143,7 +147,8 @@ deliver_link_connect(struct deliver_conn *c)
     };
     c->peer = (struct deliver_peer){
         .endpoint = c->at, .ip = e->ip, .port = e->port, .host = e->host, .tls = ""};
-    c->connected = false;
+    c->connected = c->woken = false;
+    c->idle_since = 0;
     c->fresh = true;
     c->content = (struct content){.active = false};
     c->conn = conn_connect(c->env->loop, &how, &conn_ops, c);

@@ -49,6 +49,8 @@ struct deliver_conn {
     bool fresh;           /* this session has not been ready yet */
     msec_t ready_took_ms; /* walk until ready; taken by the session's first report */
     msec_t txn_started;
+    msec_t idle_since; /* monotonic: no transaction since; 0: none is missing */
+    bool woken; /* a transaction began on a connection that had been idle; nothing heard yet */
     struct deliver_peer peer;
     char tls_text[64];
 
@@ -61,6 +63,12 @@ struct deliver_conn {
 
     struct content content;
 };
+
+/* After so long without a transaction the path may have died unseen: an address changed, a NAT
+ * forgot us. Then what we send must be acknowledged by the peer's kernel within WAKE_ACK_MS, or the
+ * connection counts as closed meanwhile. The minutes of RFC 5321 are for its server to think. */
+#define DELIVER_WAKE_IDLE_MS SECOND
+#define DELIVER_WAKE_ACK_MS (20 * SECOND)
 
 /* deliver.c: act on what the core wants, until something has to be waited for. */
 void deliver_go(struct deliver_conn *c, enum smtpc_want want);

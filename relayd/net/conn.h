@@ -182,6 +182,8 @@ void conn_retire(struct conn *c);
 const struct net_addr *conn_peer(const struct conn *c);
 /* Our end; asked of the kernel when first needed. */
 const struct net_addr *conn_local(struct conn *c);
+/* TCP_USER_TIMEOUT from now on (see conn_connect). */
+void conn_set_user_timeout(struct conn *c, msec_t timeout_ms);
 int conn_fd(const struct conn *c);             /* for SO_PEERCRED and the like; -1 after the end */
 uint64_t conn_bytes_in(const struct conn *c);  /* plain bytes read so far */
 uint64_t conn_bytes_out(const struct conn *c); /* plain bytes given to conn_write() so far */

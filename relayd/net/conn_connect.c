@@ -51,6 +51,20 @@ conn_end_kind_of(int error, bool connecting)
     }
 }
 
+static void
+user_timeout_set(int fd, msec_t timeout_ms)
+{
+    unsigned ms = timeout_ms > HOUR ? (unsigned)HOUR : (unsigned)timeout_ms;
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+}
+
+void
+conn_set_user_timeout(struct conn *c, msec_t timeout_ms)
+{
+    if (c->fd >= 0)
+        user_timeout_set(c->fd, timeout_ms);
+}
+
 /* A socket on its way to `how->to`, or -1 with errno; *ret_done: connected already. */
 static int
 connect_begin(const struct conn_connect *how, bool *ret_done)
@@ -67,10 +81,8 @@ connect_begin(const struct conn_connect *how, bool *ret_done)
     if (fd < 0)
         return -1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    if (how->user_timeout_ms > 0) {
-        unsigned ms = how->user_timeout_ms > HOUR ? (unsigned)HOUR : (unsigned)how->user_timeout_ms;
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
-    }
+    if (how->user_timeout_ms > 0)
+        user_timeout_set(fd, how->user_timeout_ms);
     if (how->source.family != 0) {
         /* Without this each source address has but one port for all destinations together. */
         setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));
