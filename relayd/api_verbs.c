@@ -232,6 +232,25 @@ run_went_on(struct verb_run *run)
 
 /* ---- slices of one operation ---- */
 
+/* What became of each that was accepted stands in the log: no attempt line comes for these. */
+static void
+log_removed(const struct verb_run *run)
+{
+    const struct daemon *d = run->api->d;
+
+    for (size_t i = 0; i < run->op.admin.n_touched; i++) {
+        struct log_line line;
+        char text[QUEUE_ID_TEXT + 1], id[RELAY_ID_TEXT];
+        snprintf(id, sizeof(id), "%s.%s", d->settings->config->node.name,
+                 queue_id_format(run->touched[i].id, text));
+        log_begin(d->log, &line, LOG_INFO, "removed");
+        log_cstr(&line, "msg", id);
+        log_uint(&line, "no", run->touched[i].no);
+        log_cstr(&line, "who", run->who);
+        log_end(&line);
+    }
+}
+
 static void
 admin_done(struct store_op *op)
 {
@@ -243,6 +262,8 @@ admin_done(struct store_op *op)
         return;
     }
     run->job->done += op->admin.n_touched;
+    if (run->verb == VERB_REMOVE)
+        log_removed(run);
     run->after = op->admin.after;
     run->more = op->admin.more;
     schedule_touched(d->schedule, run->touched, op->admin.n_touched, op->txn_id);
