@@ -149,12 +149,17 @@ class Thread:
         return {"running": running, "ready": ready, "idle": max(0.0, 1 - running - ready)}
 
 
-def rsa_sign_us(seconds=2):
-    """Microseconds of processor time for an RSA-2048 signature, by `openssl speed`."""
-    out = subprocess.run(["openssl", "speed", "-seconds", str(seconds), "-mr", "rsa2048"],
+_SPEED = {"rsa": ("rsa2048", r"^\+F2:\d+:2048:([\d.]+)"),
+          "ed25519": ("ed25519", r"^\+F6:\d+:253:Ed25519:([\d.]+)")}
+
+
+def sign_us(kind, seconds=2):
+    """Microseconds of processor time for a signature by itself, by `openssl speed`: what a
+    signature cannot cost less than, and how fast the machine is at this moment."""
+    name, line = _SPEED[kind]  # ...:signatures a second:verifications a second
+    out = subprocess.run(["openssl", "speed", "-seconds", str(seconds), "-mr", name],
                          capture_output=True, text=True, check=True).stdout
-    # +F2:number:bits:signatures a second:verifications a second
-    return 1e6 / float(re.search(r"^\+F2:\d+:2048:([\d.]+)", out, re.M).group(1))
+    return 1e6 / float(re.search(line, out, re.M).group(1))
 
 
 def quantile(values, q):

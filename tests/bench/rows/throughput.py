@@ -9,7 +9,7 @@ import os
 import time
 
 from rows import contenders, ends
-from rows.measure import Account, median, rsa_sign_us
+from rows.measure import Account, median, sign_us
 from rows.report import Line
 
 WARM_UP = 1000
@@ -119,8 +119,10 @@ def plain(context, row, sessions, length, reuse, goal_ratio):
         lines.append(line(f"{row} (Exim)", found, "relayd", "Exim", None))
     if classical:
         ours, theirs = found["relayd"]["cpu_us"], found["Postfix"]["cpu_us"]
+        speed = median([sign_us("rsa") for _ in range(context.runs)])
         lines.append(Line(f"{row} CPU", f"{ours:,.0f} us", f"Postfix {theirs:,.0f} us",
-                          ours / theirs, "", "<= 150 us", ours <= 150))
+                          ours / theirs, f"rsa2048 {speed:,.0f} us", "<= 150 us", ours <= 150,
+                          {"openssl_speed_us": speed}))
     return lines
 
 
@@ -131,12 +133,12 @@ def signed_rsa(context, row, reuse, goal_ratio, key):
     if not reuse and contenders.Exim.usable(context.world):
         makers.append(functools.partial(contenders.Exim, key=key("rsa")))
     found = compare(context, makers, Load(reuse=reuse))
-    sign_us = median([rsa_sign_us() for _ in range(context.runs)])
+    alone = median([sign_us("rsa") for _ in range(context.runs)])
     cost = found["relayd rsa"]["cpu_us"] - found["relayd"]["cpu_us"]
     lines = [line(row, found, "relayd rsa", "Postfix+opendkim", goal_ratio),
-             Line(f"{row} CPU", f"+{cost:,.0f} us", f"openssl speed {sign_us:,.0f} us",
-                  cost / sign_us, "", "<= 1.35x", cost <= 1.35 * sign_us,
-                  {"openssl_speed_us": sign_us, "cost_us": cost})]
+             Line(f"{row} CPU", f"+{cost:,.0f} us", f"openssl speed {alone:,.0f} us",
+                  cost / alone, "", "<= 1.35x", cost <= 1.35 * alone,
+                  {"openssl_speed_us": alone, "cost_us": cost})]
     if "Exim+DKIM" in found:
         lines.insert(1, line(f"{row} (Exim)", found, "relayd rsa", "Exim+DKIM", None))
     return lines
@@ -148,10 +150,12 @@ def signed_ed25519(context, row, reuse, key):
               contenders.Nobody]
     found = compare(context, makers, Load(reuse=reuse))
     cost = found["relayd ed25519"]["cpu_us"] - found["relayd"]["cpu_us"]
+    alone = median([sign_us("ed25519") for _ in range(context.runs)])
     compared = line(row, found, "relayd ed25519", "relayd", 0.75)
     compared.peer = compared.peer.replace("relayd", "relayd, plain")
-    return [compared, Line(f"{row} CPU", f"+{cost:,.0f} us", goal="<= 80 us", met=cost <= 80,
-                           details={"cost_us": cost})]
+    return [compared, Line(f"{row} CPU", f"+{cost:,.0f} us", f"openssl speed {alone:,.0f} us",
+                           cost / alone, goal="<= 80 us", met=cost <= 80,
+                           details={"openssl_speed_us": alone, "cost_us": cost})]
 
 
 def big(context, row, sink, goals):
