@@ -6,7 +6,8 @@ from rig.wait import seconds_until
 QUICK = {"queue": {"retry": {"intervals": ["1s", "2s"], "jitter": "0%", "greylist": "1s"}}}
 
 
-def test_greylisted_at_rcpt_is_delivered_exactly_once_after_the_retry(world):
+def test_b17_greylisted_at_rcpt_is_delivered_exactly_once_after_the_retry(world, promise):
+    promise("B17", "greylisted at RCPT: exactly one delivery after the retry").case()
     destination = world.postfix("mx.dest.test").as_destination("dest.test").start()
     world.dns.site("dest.test", "mx.dest.test", destination.address)
     destination.access("rcpt", "451 4.7.1 Greylisted, please try again later", times=1)
@@ -20,7 +21,8 @@ def test_greylisted_at_rcpt_is_delivered_exactly_once_after_the_retry(world):
     assert len(destination.mailbox("b@dest.test")) == 1
 
 
-def test_greylisted_after_the_dot_is_delivered_exactly_once(world):
+def test_b17_greylisted_after_the_dot_is_delivered_exactly_once(world, promise):
+    promise("B17", "greylisted after the dot: exactly one delivery").case()
     mx = world.mx("dest.test")
     mx.answer("dot", "451 4.7.1 greylisted for 1 second", times=1)
     node = world.node(config=QUICK)
@@ -56,7 +58,8 @@ def test_greylisting_never_moves_a_recipient_to_another_route(world):
     assert not hop.sessions
 
 
-def test_other_recipients_of_the_message_do_not_wait(world):
+def test_b17_other_recipients_of_the_message_do_not_wait(world, promise):
+    promise("B17", "the others of a message do not wait for the greylisted one").case()
     mx = world.mx("dest.test")
     mx.answer("rcpt", "451 4.7.1 greylisted", match="slow@")
     node = world.node(config={"queue": {"retry": {"intervals": ["1h"], "greylist": "1h"}}})

@@ -50,8 +50,9 @@ def test_a_thousand_domains_are_delivered_side_by_side(world):
     ledger.check()
 
 
-def test_dead_destinations_do_not_slow_the_good_ones(world):
+def test_b20_dead_destinations_do_not_slow_the_good_ones(world, promise):
     """Twenty domains whose host swallows packets' answers; the good one keeps its pace."""
+    promise("B20", "dead destinations do not slow the good ones").case()
     good = world.mx("good.test")
     hang = world.remote("mx.hang.test")
     hang.answer("greeting", SILENCE)
@@ -72,7 +73,8 @@ def test_dead_destinations_do_not_slow_the_good_ones(world):
     assert len(hang.sessions) <= 5, "more connections than shaping allows for one site"
 
 
-def test_site_limits_hold_under_a_burst(world):
+def test_b21_site_limits_hold_under_a_burst(world, promise):
+    promise("B21", "connections and messages of a site stay in their limits").case()
     mx = world.mx("dest.test")
     open_now, most = [0], [0]
 

@@ -95,8 +95,9 @@ class OddDns:
             found = Reply(found)
         reply = dns.message.make_response(query, recursion_available=True)
         reply.set_rcode(dns.rcode.from_text(found.rcode))
-        for owner, rtype, text in found.records:
-            reply.answer.append(dns.rrset.from_text(owner + ".", found.ttl, "IN", rtype, text))
+        for (owner, rtype), group in itertools.groupby(found.records, lambda r: r[:2]):
+            reply.answer.append(dns.rrset.from_text_list(owner + ".", found.ttl, "IN", rtype,
+                                                         [text for _, _, text in group]))
         out = reply.to_wire(max_size=65535)
         if len(found.records) > 50:
             self._large[name, kind] = found, out
@@ -166,17 +167,17 @@ class OddDns:
 
     def _serve_connection(self, connection):
         with connection, connection.makefile("rb") as stream:
-            while len(size := stream.read(2)) == 2:
-                found, out = self._reply(stream.read(struct.unpack("!H", size)[0]))
-                if out is None:
-                    return
-                if found.change:
-                    out = found.change(out)
-                out = struct.pack("!H", len(out)) + out
-                try:
+            try:
+                while len(size := stream.read(2)) == 2:
+                    found, out = self._reply(stream.read(struct.unpack("!H", size)[0]))
+                    if out is None:
+                        return
+                    if found.change:
+                        out = found.change(out)
+                    out = struct.pack("!H", len(out)) + out
                     if found.tcp:
                         found.tcp(connection, out)
                     else:
                         connection.sendall(out)
-                except OSError:
-                    return
+            except OSError:
+                pass  # the peer has had enough

@@ -271,7 +271,7 @@ class Remote:
         return self._carry_out(session, self._choose(stage, text, default))
 
     def _carry_out(self, session, reply):
-        if callable(reply):
+        while callable(reply):
             reply = reply(session)
         if reply is None:
             return 0

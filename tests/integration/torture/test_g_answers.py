@@ -158,7 +158,7 @@ ANSWERS = {
     "mx-silent": (DEFERRED, "4.4.3", lambda n: [(n, "MX", "10 silent.pool.test.")]),
     "mx-aaaa-fails": (DELIVERED, None, lambda n: [(n, "MX", "10 aaaa-fails.pool.test.")]),
     "mx-aaaa-none": (DELIVERED, None, lambda n: [(n, "MX", "10 aaaa-none.pool.test.")]),
-    "mx-a-thousand": (DELIVERED, None, lambda n: [(n, "MX", "10 thousand.pool.test.")]),
+    "mx-a-two-hundred": (DELIVERED, None, lambda n: [(n, "MX", "10 two-hundred.pool.test.")]),
     "mx-alias": (DELIVERED, None, lambda n: [(n, "MX", "10 alias.pool.test.")]),
     "mx-alias-loop": (DEFERRED, "4.4.3", lambda n: [(n, "MX", "10 loop.pool.test.")]),
     "mx-alias-to-none": (FAILED, "5.4.4", lambda n: [(n, "MX", "10 alias-none.pool.test.")]),
@@ -229,9 +229,8 @@ class Zone:
             return None
         if kind != "A" or label == "nodata":
             return []
-        if label == "thousand":
-            return [(name, "A", self.host), *[
-                (name, "A", f"203.0.{113 + i // 250}.{i % 250 + 1}") for i in range(999)]]
+        if label == "two-hundred":
+            return [(name, "A", self.host), *[(name, "A", f"0.0.1.{i}") for i in range(200)]]
         return [(name, "A", special.get(label, self.trap if label == "trap" else self.host))]
 
     def __call__(self, name, kind):

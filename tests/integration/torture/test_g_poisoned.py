@@ -40,7 +40,8 @@ SPECIAL = [
 ]
 
 
-def test_special_addresses_are_nobodys_mx(world):
+def test_g08_special_addresses_are_nobodys_mx(world, promise):
+    promise("G08", "special addresses are nobodys MX").case()
     node = world.node(config=PUBLIC_ONLY)
     with world.dns:
         for i, (address, _) in enumerate(SPECIAL):
@@ -54,7 +55,8 @@ def test_special_addresses_are_nobodys_mx(world):
         assert kind in told(node, f"d{i}.test")[0]["reason"], address
 
 
-def test_loopback_where_somebody_listens_gets_no_connection(world):
+def test_g08_loopback_where_somebody_listens_gets_no_connection(world, promise):
+    promise("G08", "loopback where somebody listens gets no connection").case()
     trap = world.mx("dest.test")
     node = world.node(config=PUBLIC_ONLY)
     assert_refused(attempt(node, "b@dest.test"))
@@ -62,15 +64,17 @@ def test_loopback_where_somebody_listens_gets_no_connection(world):
     assert trap.address in told(node)[0]["reason"] and told(node)[0]["level"] == "warning"
 
 
-def test_domain_without_mx_at_a_private_address_is_refused_too(world):
+def test_g08_domain_without_mx_at_a_private_address_is_refused_too(world, promise):
+    promise("G08", "domain without MX at a private address is refused too").case()
     trap = world.remote("dest.test")
     node = world.node(config=PUBLIC_ONLY)
     assert_refused(attempt(node, "b@dest.test"))
     assert not trap.sessions and told(node)
 
 
-def test_addresses_that_are_nobodys_are_refused_in_labs_too(world):
+def test_g08_addresses_that_are_nobodys_are_refused_in_labs_too(world, promise):
     """direct.allow_private allows a lab's addresses; 0.0.0.0 would be ourselves."""
+    promise("G08", "addresses that are nobodys are refused in labs too").case()
     with world.dns:
         for i, address in enumerate(("0.0.0.0", "::", "224.0.0.1", "255.255.255.255")):
             world.dns.site(f"d{i}.test", f"mx.d{i}.test", address)
@@ -79,7 +83,8 @@ def test_addresses_that_are_nobodys_are_refused_in_labs_too(world):
         assert_refused(attempt(node, f"b@d{i}.test"))
 
 
-def test_good_addresses_beside_bad_ones_are_used(world):
+def test_g08_good_addresses_beside_bad_ones_are_used(world, promise):
+    promise("G08", "good addresses beside bad ones are used").case()
     mx = world.mx("dest.test")
     world.dns.a(mx.hostname, "0.0.0.0", "224.0.0.1", "240.0.0.1")
     node = world.node()
@@ -88,7 +93,8 @@ def test_good_addresses_beside_bad_ones_are_used(world):
     assert all(a in told(node)[0]["reason"] for a in ("0.0.0.0", "224.0.0.1", "240.0.0.1"))
 
 
-def test_good_host_behind_a_bad_one_is_used(world):
+def test_g08_good_host_behind_a_bad_one_is_used(world, promise):
+    promise("G08", "good host behind a bad one is used").case()
     good = world.remote("good.dest.test")
     world.dns.a("bad.dest.test", "0.0.0.0")
     world.dns.mx("dest.test", "bad.dest.test", "good.dest.test")
@@ -98,7 +104,8 @@ def test_good_host_behind_a_bad_one_is_used(world):
 
 # -- ourselves
 
-def test_our_own_listener_is_dropped_even_in_a_lab(world):
+def test_g08_our_own_listener_is_dropped_even_in_a_lab(world, promise):
+    promise("G08", "our own listener is dropped even in a lab").case()
     node = world.node(config=PATIENT, port=25)
     world.dns.site("dest.test", "mx.dest.test", node.address)
     assert_refused(attempt(node, "b@dest.test"), "5.4.6")
@@ -107,7 +114,8 @@ def test_our_own_listener_is_dropped_even_in_a_lab(world):
     assert len([e for e in node.log.all(event="received") if e["client"] != "notice"]) == 1
 
 
-def test_a_hundred_names_for_ourselves_end(world):
+def test_g08_a_hundred_names_for_ourselves_end(world, promise):
+    promise("G08", "a hundred names for ourselves end").case()
     node = world.node(config=PATIENT, port=25)
     with world.dns:
         for i in range(100):
@@ -118,7 +126,8 @@ def test_a_hundred_names_for_ourselves_end(world):
 
 # -- aliases
 
-def test_alias_loop_of_a_domain_is_deferred(world):
+def test_g04_alias_loop_of_a_domain_is_deferred(world, promise):
+    promise("G04", "alias loop of a domain is deferred").case()
     world.dns.cname("a.test", "b.test")
     world.dns.cname("b.test", "a.test")
     world.dns.cname("self.test", "self.test")
@@ -128,7 +137,8 @@ def test_alias_loop_of_a_domain_is_deferred(world):
         assert line["outcome"] == "deferred" and line["enh"] == "4.4.3", line
 
 
-def test_alias_loop_of_an_mx_host_does_not_hide_the_others(world):
+def test_g04_alias_loop_of_an_mx_host_does_not_hide_the_others(world, promise):
+    promise("G04", "alias loop of an MX host does not hide the others").case()
     good = world.remote("good.dest.test")
     world.dns.cname("loop.dest.test", "pool.dest.test")
     world.dns.cname("pool.dest.test", "loop.dest.test")
@@ -149,7 +159,8 @@ def chain(world, name, links, end):
             world.dns.cname(here, end if i == links - 1 else f"{i + 1}.{name}")
 
 
-def test_chains_of_aliases_are_followed_as_far_as_is_sane(world):
+def test_g04_chains_of_aliases_are_followed_as_far_as_is_sane(world, promise):
+    promise("G04", "chains of aliases are followed as far as is sane").case()
     mx = world.mx("real.test", "mx.real.test")
     chain(world, "eight.test", 8, "real.test")
     chain(world, "twenty.test", 20, "real.test")
@@ -165,7 +176,8 @@ def test_chains_of_aliases_are_followed_as_far_as_is_sane(world):
 
 # -- many hosts
 
-def test_a_hundred_equal_hosts_are_five_connections(world):
+def test_g04_a_hundred_equal_hosts_are_five_connections(world, promise):
+    promise("G04", "a hundred equal hosts are five connections").case()
     mx = world.remote("mx.pool.test")
     mx.answer("greeting", "421 4.3.2 busy")
     with world.dns:
@@ -178,8 +190,9 @@ def test_a_hundred_equal_hosts_are_five_connections(world):
     assert "80 more hosts" in told(node)[0]["reason"]
 
 
-def test_a_hundred_equal_hosts_of_which_one_answers_are_no_trap(world):
+def test_g04_a_hundred_equal_hosts_of_which_one_answers_are_no_trap(world, promise):
     """Names without addresses cost a question each, and no more than twenty are looked up."""
+    promise("G04", "a hundred equal hosts of which one answers are no trap").case()
     mx = world.remote("mx.pool.test")
     with world.dns:
         for i in range(100):
@@ -190,8 +203,9 @@ def test_a_hundred_equal_hosts_of_which_one_answers_are_no_trap(world):
 
 # -- names
 
-def test_address_in_the_place_of_a_host_name_is_no_host(world):
+def test_g04_address_in_the_place_of_a_host_name_is_no_host(world, promise):
     """RFC 1035: an MX names a host. Neither is the address used, nor a name that looks like one."""
+    promise("G04", "address in the place of a host name is no host").case()
     trap, good = world.remote("trap.test"), world.remote("good.dest.test")
     world.dns.a(trap.address, trap.address)  # the name 127.x.y.z. has an address
     world.dns.mx("dest.test", trap.address, "good.dest.test")
@@ -209,7 +223,8 @@ LONGEST = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 56, "test"])
 
 @pytest.mark.parametrize("host", [LONGEST, "_mx.under_score.test", "MX.Upper.TEST"],
                          ids=["253", "underscore", "upper"])
-def test_unusual_host_names_are_used(world, host):
+def test_g04_unusual_host_names_are_used(world, promise, host):
+    promise("G04", "unusual host names are used").case()
     assert len(LONGEST) == 253
     mx = world.remote("mx.test")
     world.dns.mx("dest.test", host)
@@ -225,7 +240,8 @@ BAD_NAMES = [r"mx\032x.dest.test", r"mx\046good.dest.test", r"x\010event=fake\03
              r"-mx.dest.test"]
 
 
-def test_names_that_no_host_has_are_dropped(world):
+def test_g04_names_that_no_host_has_are_dropped(world, promise):
+    promise("G04", "names that no host has are dropped").case()
     trap = world.remote("trap.test")
     with world.dns:
         for i, name in enumerate(BAD_NAMES):
@@ -238,7 +254,8 @@ def test_names_that_no_host_has_are_dropped(world):
     assert not trap.sessions and not node.log.all(event="fake")
 
 
-def test_bad_names_do_not_hide_a_good_one(world):
+def test_g04_bad_names_do_not_hide_a_good_one(world, promise):
+    promise("G04", "bad names do not hide a good one").case()
     good = world.remote("good.dest.test")
     world.dns.mx("dest.test", *BAD_NAMES, "good.dest.test")
     node = world.node(config={"shaping": {"providers": [{"mx": ["good.dest.test"],
@@ -247,8 +264,9 @@ def test_bad_names_do_not_hide_a_good_one(world):
     assert good.mails and line["site"] == "good.dest.test"
 
 
-def test_null_mx_among_others_is_dropped(world):
+def test_g02_null_mx_among_others_is_dropped(world, promise):
     """RFC 7505 section 3: it must not stand beside others; what they say is what the domain means."""
+    promise("G02", "null MX among others is dropped").case()
     good = world.remote("good.dest.test")
     world.dns.add("dest.test", "MX", "0 .")
     world.dns.add("dest.test", "MX", "10 good.dest.test.")
@@ -260,7 +278,8 @@ def test_null_mx_among_others_is_dropped(world):
 
 # -- telling
 
-def test_a_domain_is_told_of_once(world):
+def test_g04_a_domain_is_told_of_once(world, promise):
+    promise("G04", "a domain is told of once").case()
     mx = world.mx("dest.test")
     mx.answer("rcpt", "451 4.3.0 later")
     world.dns.a(mx.hostname, "0.0.0.0")
@@ -286,8 +305,9 @@ def odd(world, answer, **config):
         **PATIENT, "resolver": {"servers": [resolver.server], "timeout": "1s"}, **config})
 
 
-def test_chain_without_an_end_ends(world):
+def test_g04_chain_without_an_end_ends(world, promise):
     """Each answer is one more alias, made up as it is asked for."""
+    promise("G04", "chain without an end ends").case()
     def answer(name, kind):
         number, _, rest = name.partition(".")
         return [(name, "CNAME", f"{int(number) + 1}.{rest}.")]
@@ -298,7 +318,8 @@ def test_chain_without_an_end_ends(world):
     assert len(resolver.asked) <= 30, resolver.asked
 
 
-def test_alias_to_the_root_and_mx_of_a_long_chain_end(world):
+def test_g04_alias_to_the_root_and_mx_of_a_long_chain_end(world, promise):
+    promise("G04", "alias to the root and MX of a long chain end").case()
     def answer(name, kind):
         if name == "root.test":
             return [(name, "CNAME", ".")]
@@ -310,7 +331,8 @@ def test_alias_to_the_root_and_mx_of_a_long_chain_end(world):
         assert line["outcome"] in ("deferred", "failed") and line["phase"] == "dns", line
 
 
-def test_thousand_mx_are_cut_and_delivered_to(world):
+def test_g04_thousand_mx_are_cut_and_delivered_to(world, promise):
+    promise("G04", "thousand MX are cut and delivered to").case()
     mx = world.remote("mx.pool.test")
 
     def answer(name, kind):
@@ -324,7 +346,8 @@ def test_thousand_mx_are_cut_and_delivered_to(world):
     assert len(resolver.asked) <= 2 * (1 + 20 * 2), len(resolver.asked)
 
 
-def test_host_about_which_dns_is_silent_does_not_hide_the_others(world):
+def test_g03_host_about_which_dns_is_silent_does_not_hide_the_others(world, promise):
+    promise("G03", "host about which DNS is silent does not hide the others").case()
     mx = world.remote("mx.pool.test")
 
     def answer(name, kind):
@@ -339,7 +362,8 @@ def test_host_about_which_dns_is_silent_does_not_hide_the_others(world):
     assert mx.mails
 
 
-def test_answers_about_other_names_are_not_believed(world):
+def test_g03_answers_about_other_names_are_not_believed(world, promise):
+    promise("G03", "answers about other names are not believed").case()
     trap = world.remote("trap.test")
 
     def answer(name, kind):
