@@ -5,8 +5,13 @@
 #include "relayd/settings.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "policy/base/mem.h"
 #include "policy/config_node.h"
@@ -164,6 +169,29 @@ build_geoip(struct settings *settings, struct config_problems *problems)
                            "geoip.database", "%s: %s", path, err.text);
 }
 
+/* Can the log be written there? Asked of the kernel, so that --check makes no file. */
+static void
+check_log(const struct config *config, struct config_problems *problems)
+{
+    char directory[PATH_MAX];
+    struct stat st;
+    const char *file = config->log.file;
+
+    if (config->log.target != CONFIG_LOG_FILE)
+        return;
+    int rc = access(file, W_OK);
+    if (rc == 0 && stat(file, &st) == 0 && S_ISDIR(st.st_mode)) {
+        errno = EISDIR;
+        rc = -1;
+    } else if (rc != 0 && errno == ENOENT) {
+        snprintf(directory, sizeof(directory), "%s", file);
+        rc = access(dirname(directory), W_OK | X_OK);
+    }
+    if (rc != 0)
+        config_problem_add(problems, CONFIG_ERROR, place(config, "log", "target"), "log.target",
+                           "%s: cannot be written: %s", file, strerror(errno));
+}
+
 static void
 build_retry(struct settings *settings)
 {
@@ -198,6 +226,7 @@ settings_load(const char *path, struct settings **ret, struct config_problems *p
     build_geoip(settings, problems);
     build_retry(settings);
     check_accept(config, problems);
+    check_log(config, problems);
     if (problems->n_errors == n_before &&
         accept_setup_new(config, &settings->accept, &err) != ERR_OK)
         config_problem_add(problems, CONFIG_ERROR, config->root->mark, "", "%s", err.text);
