@@ -207,8 +207,10 @@ class Recording:
         return second
 
     def _replay(self, *arguments, place=None):
+        program = BUILD / "tests" / "replay"
+        assert program.exists(), f"{program} is not built (RELAYD_BUILD_DIR says where to look)"
         place = place or tempfile.mkdtemp(prefix="rd-replay-", dir="/dev/shm")
-        argv = [BUILD / "tests" / "replay", *self._before, *arguments, self.log, self.ledger, place]
+        argv = [program, *self._before, *arguments, self.log, self.ledger, place]
         return subprocess.Popen([str(a) for a in argv], stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True), place
 

@@ -55,12 +55,18 @@ file_new(struct disk *disk, uint64_t inode)
 }
 
 static void
+room_make(struct disk_file *f, size_t n)
+{
+    if (n <= f->cap)
+        return;
+    f->cap = n + n / 2 + (1 << 20);
+    f->bytes = xrealloc(f->bytes, f->cap);
+}
+
+static void
 size_set(struct disk_file *f, size_t n)
 {
-    if (n > f->cap) {
-        f->cap = n + n / 2 + (1 << 20);
-        f->bytes = xrealloc(f->bytes, f->cap);
-    }
+    room_make(f, n);
     if (n > f->n)
         memset(f->bytes + f->n, 0, n - f->n);
     f->n = n;
@@ -297,10 +303,10 @@ image_make(const struct disk *disk, const struct disk_file *file, struct dice *d
            struct disk_file *image)
 {
     size_t longest = file->n, need = file->n;
-    image->n = 0;
-    size_set(image, file->n);
+    room_make(image, file->n);
     if (file->n > 0)
         memcpy(image->bytes, file->bytes, file->n);
+    image->n = file->n;
     for (size_t i = 0; i < disk->n_pending; i++) {
         const struct disk_pending *p = &disk->pending[i];
         if (is_name(p) || p->file != file)

@@ -91,7 +91,7 @@ def test_a05_power_cut_loses_nothing_acknowledged(world, later, promise):
     promise("A05", "a power cut at any sync, O_DSYNC write or 250 loses nothing acknowledged")
     arrived = {}
     later.on_mail = lambda got: arrived.update((rcpt, got.data) for rcpt in got.rcpts)
-    for seed in range(size(1, 20)):
+    for seed in range(size(1, 14)):
         recording = record_intake(world, count=size(60, 150), seed=seed, kill=size(30, 75))
         judge(promise, recording.replay(draws=size(4, 20), seed=seed), least=size(40, 100))
         later.answer("rcpt", "250 2.1.5 ok")
