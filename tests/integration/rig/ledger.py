@@ -60,9 +60,11 @@ class Ledger:
             f"{extra} extra copies, explained are {duplicates}: {list(self.duplicates())[:3]}")
 
 
-# A copy is explained when its 250 came so shortly before a kill (RFC 1047), beyond what the disk
-# itself took at that moment.
+# A copy is explained when its 250 came so shortly before a kill (RFC 1047), on a machine that does
+# not stand still: an outcome waits for the commit before its own, and each of them writes and syncs
+# its pages and then a meta page, so four beats of the pulse come on top.
 WINDOW_MS = 100
+WINDOW_BEATS = 4
 PULSE_MS = 25
 
 
@@ -92,7 +94,7 @@ class Pulse(threading.Thread):
         return []
 
     def slowest_ns(self, since, until):
-        """The longest beat that touches this time; a beat that came late counts from when it was
+        """The longest beat that touches this time; one that came late counts from when it was
         due."""
         at = bisect.bisect_left(self._beats, (since - 5_000_000_000,))
         longest, before = 0, None
@@ -120,9 +122,9 @@ class Books:
     """
 
     def __init__(self, source, sink, pulse, first=0):
-        """Paths of the two ledgers; numbers below `first` belong to earlier books."""
+        """Paths of the two ledgers; first: the first number, if earlier books have been closed."""
         self.source, self._pulse = source, pulse
-        self._files = {source: [0, b""], sink: [0, b""]}
+        self._files = {path: [path.stat().st_size if first else 0, b""] for path in (source, sink)}
         self._first = first
         self.sent, self.promised, self.refused = {}, {}, collections.Counter()
         self.came = collections.defaultdict(list)  # (n, r) -> [(ns, opened ns, "A" or "B")]
@@ -158,6 +160,7 @@ class Books:
             return
         n = int(words[1])
         if n < self._first:
+            self.wrong.append("after its books were closed: " + " ".join(words))
             return
         if kind == "S":
             self.sent[n] = int(words[2])
@@ -195,7 +198,8 @@ class Books:
         for kill in self.kills:
             if earlier[1] <= kill <= later[0]:
                 window = kill - earlier[0]
-                if window <= WINDOW_MS * 1_000_000 + self._pulse.slowest_ns(earlier[0], kill):
+                beat = self._pulse.slowest_ns(earlier[0], kill)
+                if window <= WINDOW_MS * 1_000_000 + WINDOW_BEATS * beat:
                     self.windows.append(window / 1e6)
                     return True
         return False
@@ -215,6 +219,7 @@ class Books:
     def _tell(self, copy):
         pair, earlier, later = copy
         kills = [f"{(k - earlier[0]) / 1e6:+.1f}" for k in self.kills
-                 if abs(k - earlier[0]) < 5_000_000_000]
+                 if abs(k - earlier[0]) < 1_000_000_000]
+        beat = self._pulse.slowest_ns(earlier[0], earlier[0] + 1_000_000_000) / 1e6
         return (f"{pair}: {earlier[2]} and {later[2]}, {(later[0] - earlier[0]) / 1e6:.1f} ms apart; "
-                f"kills at {', '.join(kills)} ms of the first")
+                f"kills at {', '.join(kills)} ms of the first; slowest sync {beat:.1f} ms")

@@ -158,6 +158,10 @@ class Node:
 
         until(ready, timeout, f"READY=1 of {self.name} (log {self.log_file})")
 
+    def said_ready(self):
+        """True when the daemon that was started last has come up, even if it has ended."""
+        return self._notify.count("READY=1") > 0
+
     @property
     def pid(self):
         """The daemon's own process id, also when it runs under a wrapper."""

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -71,6 +72,14 @@ has(const void *bytes, size_t n, const char *what)
     return n > 0 && memmem(bytes, n, what, strlen(what)) != NULL;
 }
 
+static bool
+is_socket(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
 static void
 came(const char *bytes, size_t n)
 {
@@ -101,7 +110,7 @@ read(int fd, void *buf, size_t count)
     if (next == NULL)
         next = REAL(read);
     ssize_t n = next(fd, buf, count);
-    if (n > 0 && wanted[0] != '\0')
+    if (n > 0 && wanted[0] != '\0' && is_socket(fd))
         came(buf, (size_t)n);
     return n;
 }
