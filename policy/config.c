@@ -12,20 +12,33 @@ wipe(struct span bytes)
         explicit_bzero((void *)bytes.p, bytes.n); /* the arena's memory, ours to write */
 }
 
+static void
+forget(struct span *bytes)
+{
+    wipe(*bytes);
+    *bytes = SPAN_NONE;
+}
+
+void
+config_forget_keys(struct config *config)
+{
+    forget(&config->tls.private_key.bytes);
+    for (size_t i = 0; i < config->n_trusted; i++)
+        forget(&config->trusted[i].users.bytes);
+    for (size_t i = 0; i < config->n_hops; i++)
+        forget(&config->hops[i].private_key.bytes);
+    for (size_t i = 0; i < config->n_dkim; i++)
+        forget(&config->dkim[i].key.bytes);
+}
+
 void
 config_free(struct config *config)
 {
     if (config == NULL)
         return;
-    wipe(config->tls.private_key.bytes);
-    for (size_t i = 0; i < config->n_trusted; i++)
-        wipe(config->trusted[i].users.bytes);
-    for (size_t i = 0; i < config->n_hops; i++) {
+    config_forget_keys(config);
+    for (size_t i = 0; i < config->n_hops; i++)
         wipe(config->hops[i].password_file.bytes);
-        wipe(config->hops[i].private_key.bytes);
-    }
-    for (size_t i = 0; i < config->n_dkim; i++)
-        wipe(config->dkim[i].key.bytes);
     wipe(config->srs.secret_file.bytes);
     wipe(config->http.token_file.bytes);
     arena_free(config->arena);

@@ -341,6 +341,9 @@ struct config {
 /* Secrets are wiped, then everything is freed. NULL is fine. */
 void config_free(struct config *config);
 
+/* Overwrite the text of private keys and users files, once what is needed of it has been made. */
+void config_forget_keys(struct config *config);
+
 /* CONFIG_TLS_* as written in the file: "off", "opportunistic", "require", "verify". */
 const char *config_tls_name(enum config_tls level);
 /* The route of that name, or -1. */

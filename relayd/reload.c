@@ -122,7 +122,7 @@ swap(struct daemon *d, struct settings *settings, struct err *err)
         log_text(d->log, LOG_WARNING, "config",
                  "queue.max_size grows beyond what the queue was opened for: it takes a restart");
     daemon_policy_changed(d);
-    CLEANUP(freep)
+    CLEANUP(wipe_freep)
     char *token =
         config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
     control_set_token(d->control, token);

@@ -79,6 +79,14 @@ freep(void *pointer_address)
     free(p);
 }
 
+void
+wipe_freep(char **secret)
+{
+    if (*secret != NULL)
+        explicit_bzero(*secret, strlen(*secret));
+    free(*secret);
+}
+
 struct arena_block {
     struct arena_block *next;
     size_t used, size;

@@ -21,6 +21,8 @@ char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 #define CLEANUP(fn) __attribute__((cleanup(fn)))
 /* free() for CLEANUP: takes the address of any pointer. */
 void freep(void *pointer_address);
+/* The same for a secret, a string: overwritten first. */
+void wipe_freep(char **secret);
 
 #define N_ELEMENTS(a) (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))

@@ -9,6 +9,7 @@
 #include "relayd/accept/session.h"
 
 #include "policy/base/mem.h"
+#include "relayd/net/conn.h"
 #include "relayd/work/workers.h"
 
 #include <stdlib.h>
@@ -59,8 +60,10 @@ check_done(struct job *job)
     if (s != NULL) {
         bool ok = c->ok && !job->dropped;
         s->check = NULL;
-        if (ok)
+        if (ok) {
             session_judge(s, c->name);
+            conn_read_secret(s->conn, false);
+        }
         smtpd_auth_done(s->smtpd, job->dropped ? SMTPD_AUTH_BUSY
                                   : ok         ? SMTPD_AUTH_OK
                                                : SMTPD_AUTH_BAD);

@@ -399,6 +399,7 @@ on_tls(void *arg, const struct conn_tls_result *result)
     s->in_tls = true;
     s->stage = SESSION_SMTP;
     session_judge(s, SPAN_NONE);
+    conn_read_secret(s->conn, s->listener->conf.auth); /* until check.c has let somebody in */
     smtpd_tls_done(s->smtpd, span_str(result->facts->version), span_str(result->facts->cipher));
     if (s->listener->implicit)
         greet(s);

@@ -176,7 +176,9 @@ void
 deliver_link_flush(struct deliver_conn *c)
 {
     struct span out = smtpc_output(c->core);
-    if (out.n > 0)
+    if (smtpc_output_is_secret(c->core))
+        conn_write_secret(c->conn, out);
+    else if (out.n > 0)
         conn_write(c->conn, out);
     smtpc_output_taken(c->core);
 }

@@ -281,6 +281,12 @@ smtpc_output(const struct smtpc *s)
     return strbuf_span(&s->out);
 }
 
+bool
+smtpc_output_is_secret(const struct smtpc *s)
+{
+    return s->out_secret;
+}
+
 void
 smtpc_output_taken(struct smtpc *s)
 {

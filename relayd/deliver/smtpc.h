@@ -121,6 +121,7 @@ enum smtpc_want smtpc_quit(struct smtpc *s);
 /* Commands to send. Call smtpc_output_taken() once they are on their way. */
 struct span smtpc_output(const struct smtpc *s);
 void smtpc_output_taken(struct smtpc *s);
+bool smtpc_output_is_secret(const struct smtpc *s); /* there is a password in it; only inside TLS */
 
 /* After SMTPC_WANT_CLOSE. */
 enum smtpc_end smtpc_end(const struct smtpc *s);

@@ -162,14 +162,37 @@ conn_unread_to_front(struct conn *c)
 }
 
 void
+conn_wipe_input(struct conn *c, size_t used)
+{
+    if (c->secret)
+        explicit_bzero(c->loop->input, used);
+}
+
+void
+conn_wipe_kept(struct conn *c)
+{
+    if (c->secret && c->kept.p != NULL)
+        explicit_bzero(c->kept.p, c->kept.cap);
+}
+
+void
+conn_read_secret(struct conn *c, bool secret)
+{
+    c->secret = secret;
+    conn_tls_set_secret(c);
+}
+
+void
 conn_keep_unread(struct conn *c)
 {
     bool is_kept =
         c->kept.p != NULL && c->unread.p >= c->kept.p && c->unread.p <= c->kept.p + c->kept.n;
     if (c->unread.n == 0 || c->state >= CONN_CLOSING) {
+        conn_wipe_kept(c);
         strbuf_release(&c->kept);
         c->unread = SPAN_NONE;
     } else if (!is_kept) {
+        conn_wipe_kept(c);
         strbuf_reset(&c->kept);
         strbuf_add_span(&c->kept, c->unread);
         c->unread = strbuf_span(&c->kept);
@@ -179,11 +202,16 @@ conn_keep_unread(struct conn *c)
 void
 conn_deliver(struct conn *c)
 {
+    bool in_loop = c->unread.p == c->loop->input;
+    size_t n = c->unread.n;
+
     c->data_due = false;
     callback_begin(c);
     c->ops->on_data(c->arg);
     callback_end(c);
     conn_keep_unread(c);
+    if (in_loop)
+        conn_wipe_input(c, n);
     conn_reading_start(c);
 }
 
@@ -199,10 +227,12 @@ plain_read(struct conn *c)
         conn_deliver(c);
         return true;
     }
+    int error = errno;
+    conn_wipe_input(c, n_old);
     if (n == 0)
         conn_end(c, CONN_END_EOF, 0, NULL);
-    else if (errno != EAGAIN && errno != EINTR)
-        conn_end_errno(c, errno);
+    else if (error != EAGAIN && error != EINTR)
+        conn_end_errno(c, error);
     return false;
 }
 

@@ -118,6 +118,11 @@ struct span conn_input(const struct conn *c);
 /* The first n unread bytes are done with; n <= conn_input().n. */
 void conn_consume(struct conn *c, size_t n);
 /*
+ * What is read from now on may hold a secret (a password that is to come, a token): bytes that have
+ * been consumed are overwritten, here and in OpenSSL, when the callback returns.
+ */
+void conn_read_secret(struct conn *c, bool secret);
+/*
  * Stop and continue reading (back-pressure). Free of charge while the peer is quiet. While paused
  * there is no on_data and no on_closed, except for a failed write. conn_resume() with unread bytes
  * left brings on_data at the end of the tick.
@@ -137,6 +142,8 @@ void conn_resume(struct conn *c);
 void conn_write(struct conn *c, struct span bytes);
 /* The same for up to CONN_IOV_MAX pieces in one system call. */
 void conn_writev(struct conn *c, const struct span *pieces, size_t n);
+/* Inside TLS, at once and behind what is gathered: no copy of the plain bytes is made. */
+void conn_write_secret(struct conn *c, struct span bytes);
 /* Gather what is written until conn_uncork(), which sends it. Does not nest. */
 void conn_cork(struct conn *c);
 void conn_uncork(struct conn *c);

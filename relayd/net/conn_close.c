@@ -14,6 +14,7 @@ conn_free(void *object)
 {
     struct conn *c = object;
     conn_tls_free(c->tls);
+    conn_wipe_kept(c);
     strbuf_release(&c->kept);
     strbuf_release(&c->gather);
     strbuf_release(&c->out);

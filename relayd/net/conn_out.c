@@ -156,6 +156,19 @@ conn_write(struct conn *c, struct span bytes)
 }
 
 void
+conn_write_secret(struct conn *c, struct span bytes)
+{
+    struct iovec iov = {(void *)(uintptr_t)bytes.p, bytes.n};
+
+    assert(c->tls != NULL && c->state != CONN_HANDSHAKE && c->state < CONN_CLOSING);
+    conn_gather_flush(c);
+    if (bytes.n == 0 || !conn_may_send(c))
+        return;
+    c->bytes_out += bytes.n;
+    send_plain(c, &iov, 1);
+}
+
+void
 conn_cork(struct conn *c)
 {
     c->corked = true;

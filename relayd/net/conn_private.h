@@ -44,6 +44,7 @@ struct conn {
     bool half_open;   /* ENDED by the peer's EOF: the way out still works */
     bool local_known;
     bool linger;
+    bool secret;        /* conn_read_secret() */
     int start_error;    /* CONNECTING: failed before it was begun */
     int write_error;    /* the way out is broken: errno */
     struct span unread; /* plain input: in `kept`, or in loop->input within a callback */
@@ -77,6 +78,9 @@ void conn_end_errno(struct conn *c, int error);
 /* Give what is in loop->input to the driver, and keep what it leaves. */
 void conn_deliver(struct conn *c);
 void conn_keep_unread(struct conn *c);
+/* Overwrite `used` bytes of loop->input, if they are secret. */
+void conn_wipe_input(struct conn *c, size_t used);
+void conn_wipe_kept(struct conn *c);
 /* Move unread bytes to the front of loop->input, where more can be put behind; returns their
  * number. Nothing is lost when nothing comes. */
 size_t conn_unread_to_front(struct conn *c);
@@ -111,6 +115,8 @@ void conn_tls_free(struct conn_tls *tls);
 void conn_tls_begin(struct conn *c);
 /* Read from the socket and go on with what came. */
 bool conn_tls_readable(struct conn *c); /* false when nothing came */
+/* Tell OpenSSL whether to overwrite its plain text. */
+void conn_tls_set_secret(struct conn *c);
 /* Encrypt and send. */
 void conn_tls_send(struct conn *c, const struct iovec *iov, size_t n);
 /* Send close_notify, if the session is in a state for it. */

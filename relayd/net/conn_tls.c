@@ -131,6 +131,7 @@ conn_start_tls(struct conn *c, struct tls_ctx *ctx, const char *name, enum conn_
         snprintf(c->tls->text, sizeof(c->tls->text), "%s", reason);
     else
         bio_attach(c);
+    conn_tls_set_secret(c);
     if (c->unread.n > 0) {
         strbuf_add_span(&c->tls->early, c->unread);
         conn_consume(c, c->unread.n);
@@ -139,6 +140,17 @@ conn_start_tls(struct conn *c, struct tls_ctx *ctx, const char *name, enum conn_
     conn_reading_start(c); /* also when the driver has paused: a handshake reads */
     conn_later(c);
     return ERR_OK;
+}
+
+void
+conn_tls_set_secret(struct conn *c)
+{
+    if (c->tls == NULL || c->tls->ssl == NULL)
+        return;
+    if (c->secret)
+        SSL_set_options(c->tls->ssl, SSL_OP_CLEANSE_PLAINTEXT);
+    else
+        SSL_clear_options(c->tls->ssl, SSL_OP_CLEANSE_PLAINTEXT);
 }
 
 const struct tls_facts *
@@ -215,6 +227,8 @@ records_read(struct conn *c)
     if (used > n_old) {
         c->bytes_in += used - n_old;
         c->unread = span_of(c->loop->input, used);
+    } else {
+        conn_wipe_input(c, n_old);
     }
 }
 

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
 #include "policy/base/ip.h"
@@ -28,6 +30,7 @@
 #include "relayd/net/tls_sessions.h"
 
 #define FILES_MAX 3
+#define KEY_FILE_MAX 65536 /* a PEM key has a few KiB; perhaps its chain stands before it */
 
 /* Whom a client's SSL speaks to: under what its sessions are kept. */
 struct peer {
@@ -220,6 +223,25 @@ certificate_not_after(X509 *cert)
     return (msec_t)timegm(&tm) * 1000;
 }
 
+/* SSL_CTX_use_PrivateKey_file() would leave the text of the key in a freed buffer. */
+static bool
+private_key_use(SSL_CTX *ssl_ctx, const char *path)
+{
+    char *text = xcalloc(1, KEY_FILE_MAX);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, KEY_FILE_MAX);
+    BIO *bio = n <= 0 ? NULL : BIO_new_mem_buf(text, (int)n);
+    EVP_PKEY *key = bio == NULL ? NULL : PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
+    bool used = key != NULL && SSL_CTX_use_PrivateKey(ssl_ctx, key) == 1;
+    EVP_PKEY_free(key);
+    BIO_free(bio);
+    if (fd >= 0)
+        close(fd);
+    OPENSSL_cleanse(text, KEY_FILE_MAX);
+    free(text);
+    return used;
+}
+
 static enum err_code
 certificate_load(struct tls_ctx *ctx, const char *cert_file, const char *key_file, struct err *err)
 {
@@ -231,7 +253,7 @@ certificate_load(struct tls_ctx *ctx, const char *cert_file, const char *key_fil
     ERR_clear_error();
     if (SSL_CTX_use_certificate_chain_file(ctx->ssl_ctx, cert_file) != 1)
         return err_set(err, ERR_INVAL, "%s: no usable certificate: %s", cert_file, last_reason());
-    if (SSL_CTX_use_PrivateKey_file(ctx->ssl_ctx, key_file, SSL_FILETYPE_PEM) != 1) {
+    if (!private_key_use(ctx->ssl_ctx, key_file)) {
         bool other = ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_VALUES_MISMATCH ||
                      ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_TYPE_MISMATCH;
         if (other)

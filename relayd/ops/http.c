@@ -335,6 +335,8 @@ http_parse(struct http_parser *parser, struct span input, struct http_request *r
 void
 http_request_release(struct http_request *request)
 {
+    if (request->authorization.n > 0) /* inside `text`, ours to write */
+        explicit_bzero((char *)request->authorization.p, request->authorization.n);
     free(request->text);
     *request = (struct http_request){0};
 }

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 
 #include "relayd/net/listener.h"
+#include "relayd/net/loop_private.h"
 
 static int
 setup(void **state)
@@ -86,6 +87,43 @@ bytes_not_consumed_are_shown_again_with_the_next(void **state)
     fd_write(fd, "RSET\r\n");
     WAIT_FOR(loop, d.n_data == 3);
     assert_true(text_is(&d.got, "FROM:<>\r\nRSET\r\n"));
+    conn_retire(d.conn);
+    close(fd);
+    driver_release(&d);
+}
+
+static bool
+loop_holds(const struct loop *loop, const char *text)
+{
+    return memmem(loop->input, sizeof(loop->input), text, strlen(text)) != NULL;
+}
+
+static void
+secret_bytes_are_overwritten_once_consumed(void **state)
+{
+    struct loop *loop = *state;
+    struct driver d;
+    int fd;
+
+    driver_on_pair(&d, loop, &fd);
+    fd_write(fd, "open-words\r\n");
+    WAIT_FOR(loop, d.n_data == 1);
+    assert_true(loop_holds(loop, "open-words"));
+    conn_read_secret(d.conn, true);
+    d.take_max = 0;
+    fd_write(fd, "AUTH secret-");
+    WAIT_FOR(loop, d.n_data == 2);
+    assert_true(span_eq(conn_input(d.conn), SPAN("AUTH secret-"))); /* kept, and not in the loop */
+    assert_false(loop_holds(loop, "secret-"));
+    d.take_max = SIZE_MAX;
+    fd_write(fd, "words\r\n");
+    WAIT_FOR(loop, d.n_data == 3);
+    assert_true(text_is(&d.got, "open-words\r\nAUTH secret-words\r\n"));
+    assert_false(loop_holds(loop, "secret-") || loop_holds(loop, "words"));
+    conn_read_secret(d.conn, false);
+    fd_write(fd, "again-open\r\n");
+    WAIT_FOR(loop, d.n_data == 4);
+    assert_true(loop_holds(loop, "again-open"));
     conn_retire(d.conn);
     close(fd);
     driver_release(&d);
@@ -574,6 +612,7 @@ main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_go_both_ways),
         cmocka_unit_test(bytes_not_consumed_are_shown_again_with_the_next),
+        cmocka_unit_test(secret_bytes_are_overwritten_once_consumed),
         cmocka_unit_test(answers_written_in_one_callback_leave_together),
         cmocka_unit_test(what_the_kernel_does_not_take_is_sent_later_in_order),
         cmocka_unit_test(input_is_bounded_while_nobody_consumes),
