@@ -3,7 +3,8 @@
 #   /etc/relayd/relayd.yaml   the configuration (mount it; secrets beside it or in /run/secrets)
 #   /var/lib/relayd           the queue (a volume: acknowledged mail lives here)
 #
-# Runs as user relayd (uid 8025), never as root; the binary may bind port 25 by its file capability.
+# Runs as user relayd (uid 8025), never as root; the binary may bind port 25 by its file capability,
+# which it raises itself: so it also starts where a runtime does not allow that capability.
 
 FROM debian:bookworm-slim AS build
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -16,7 +17,7 @@ WORKDIR /src
 RUN cmake --preset release && cmake --build build/release --target relayd relayctl \
     && strip -o /relayd build/release/bin/relayd \
     && strip -o /relayctl build/release/bin/relayctl \
-    && setcap cap_net_bind_service=+ep /relayd
+    && setcap cap_net_bind_service=+p /relayd
 
 FROM debian:bookworm-slim
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \

@@ -26,6 +26,26 @@ errno_code(int number)
     }
 }
 
+/* By the permissions of the file. Where opening it is refused all the same, it lies outside the
+ * trees that a daemon which serves has left itself (relayd/sandbox.c). */
+static bool
+may_read(const char *path)
+{
+    return faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0;
+}
+
+#define FENCED                                                                              \
+    "is in a directory that the running relayd has shut itself out of: restart relayd, or " \
+    "move it beside the configuration"
+
+enum err_code
+config_open_failed(const char *path, int number, struct err *err)
+{
+    if (number == EACCES && may_read(path))
+        return err_set(err, ERR_IO, "%s", FENCED);
+    return err_set(err, errno_code(number), "%s", strerror(number));
+}
+
 /* All bytes until the end of the file: files of /proc say that they are empty. */
 static enum err_code
 read_all(int fd, size_t max, struct strbuf *bytes, struct err *err)
@@ -77,7 +97,7 @@ files_read(void *ctx, const char *path, size_t max, struct config_blob *ret, str
     /* O_NONBLOCK: opening a FIFO that somebody left there must not hang a reload. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return err_set(err, errno_code(errno), "%s", strerror(errno));
+        return config_open_failed(path, errno, err);
     enum err_code code = read_fd(fd, max, ret, err);
     close(fd);
     return code;
@@ -89,17 +109,40 @@ compare_paths(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+/* glob(3) passes over a directory that is not there; one that cannot be read is an error. */
+static int
+glob_error(const char *path, int number)
+{
+    (void)path;
+    return number != ENOENT;
+}
+
+static enum err_code
+glob_failed(const char *pattern, struct err *err)
+{
+    char *directory = xstrdup(pattern);
+    directory[strcspn(directory, "*?[")] = '\0';
+    char *slash = strrchr(directory, '/');
+    if (slash != NULL)
+        slash[1] = '\0';
+    bool fenced = slash != NULL && may_read(directory);
+    free(directory);
+    return err_set(err, ERR_IO, "%s", fenced ? FENCED : "the directory cannot be read");
+}
+
 static enum err_code
 files_glob(void *ctx, const char *pattern, void (*found)(void *arg, const char *path), void *arg,
            struct err *err)
 {
     (void)ctx;
     glob_t paths;
-    int rc = glob(pattern, GLOB_NOSORT, NULL, &paths);
+    int rc = glob(pattern, GLOB_NOSORT, glob_error, &paths);
     if (rc == GLOB_NOMATCH)
         return ERR_OK;
-    if (rc != 0)
-        return err_set(err, ERR_IO, "the directory cannot be read");
+    if (rc != 0) {
+        globfree(&paths);
+        return glob_failed(pattern, err);
+    }
     qsort(paths.gl_pathv, paths.gl_pathc, sizeof(char *), compare_paths);
     for (size_t i = 0; i < paths.gl_pathc; i++)
         found(arg, paths.gl_pathv[i]);

@@ -42,6 +42,10 @@ struct config_source {
     const char *user;
 };
 
+/* Why open(2) for reading failed, by errno: ERR_NOT_FOUND, ERR_PERM or ERR_IO, and in words. Also
+ * when the sandbox of a running daemon refuses a file that permissions allow (ERR_IO). */
+enum err_code config_open_failed(const char *path, int number, struct err *err);
+
 /* The file system. */
 const struct config_source *config_files_source(void);
 

@@ -79,6 +79,12 @@ static const char head[] =
     ".BR user ,\n"
     "at start as at reload.\n"
     ".PP\n"
+    "A daemon that serves can read the directories, with all below them, of the files that were\n"
+    "named when it started, and /etc, /usr and /run/secrets (Linux with Landlock). A reload that\n"
+    "names a file elsewhere is refused and says that a restart is needed. Renewed certificates and "
+    "new\n"
+    "files beside the configuration need none.\n"
+    ".PP\n"
     "In the paths below, [] stands for an entry of a list and * for a name of your choice.\n"
     ".SH OPTIONS\n";
 

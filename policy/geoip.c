@@ -25,6 +25,7 @@
 
 #include "policy/base/mem.h"
 #include "policy/base/span.h"
+#include "policy/config_load.h"
 
 /* It is held in memory; country databases are 10 MB. */
 #define DATABASE_BYTES_MAX ((off_t)1 << 30)
@@ -33,14 +34,6 @@ struct geoip {
     MMDB_s db;
     atomic_uint refs;
 };
-
-static enum err_code
-code_of(int error)
-{
-    if (error == ENOENT || error == ENOTDIR)
-        return ERR_NOT_FOUND;
-    return error == EACCES || error == EPERM ? ERR_PERM : ERR_IO;
-}
 
 static void
 close_fd(int *fd)
@@ -84,7 +77,7 @@ map_file(const char *path, MMDB_s *db, struct err *err)
     char name[40];
     CLEANUP(close_fd) int from = open(path, O_RDONLY | O_CLOEXEC);
     if (from < 0)
-        return err_set(err, code_of(errno), "%s", strerror(errno));
+        return config_open_failed(path, errno, err);
     struct err why;
     CLEANUP(close_fd) int fd = copy(from, &why);
     if (fd < 0)

@@ -14,6 +14,7 @@
 #include "relayd/ops/log.h"
 #include "relayd/ops/metrics.h"
 #include "relayd/record/record.h"
+#include "relayd/sandbox.h"
 #include "relayd/schedule/schedule.h"
 #include "relayd/settings.h"
 #include "relayd/store/store.h"
@@ -68,6 +69,7 @@ struct daemon {
     struct inhand_mark *marks; /* what the last run's crash left */
     size_t n_marks;
     bool accepting, blamed; /* the schedule starts when both are true */
+    struct sandbox sandbox; /* what of it is in force */
 };
 
 /* wire.c: make the stages and join them. accept comes first, since it binds ports as root; the

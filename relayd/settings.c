@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -164,6 +165,8 @@ build_geoip(struct settings *settings, struct config_problems *problems)
     const struct config *config = settings->config;
     const char *path = config->geoip_database;
     struct err err;
+    if (path[0] != '\0')
+        strbuf_add(&settings->files, path, strlen(path) + 1);
     if (path[0] != '\0' && geoip_open(path, &settings->geoip, &err) != ERR_OK)
         config_problem_add(problems, CONFIG_ERROR, place(config, "geoip", "database"),
                            "geoip.database", "%s: %s", path, err.text);
@@ -208,17 +211,40 @@ build_retry(struct settings *settings)
     };
 }
 
+/* ---- which files that takes ---- */
+
+static enum err_code
+read_and_note(void *ctx, const char *path, size_t max, struct config_blob *ret, struct err *err)
+{
+    strbuf_add(ctx, path, strlen(path) + 1);
+    const struct config_source *files = config_files_source();
+    return files->read(files->ctx, path, max, ret, err);
+}
+
+static enum err_code
+glob_and_note(void *ctx, const char *pattern, void (*found)(void *arg, const char *path), void *arg,
+              struct err *err)
+{
+    strbuf_add(ctx, pattern, strlen(pattern) + 1);
+    const struct config_source *files = config_files_source();
+    return files->glob(files->ctx, pattern, found, arg, err);
+}
+
 enum err_code
 settings_load(const char *path, struct settings **ret, struct config_problems *problems)
 {
     struct config *config;
     struct err err;
+    CLEANUP(strbuf_release) struct strbuf files = STRBUF_INIT;
+    const struct config_source source = {&files, read_and_note, glob_and_note, NULL};
     size_t n_before = problems->n_errors;
 
-    if (config_load(path, NULL, 0, &config, problems) != ERR_OK)
+    if (config_load(path, &source, 0, &config, problems) != ERR_OK)
         return ERR_INVAL;
     struct settings *settings = xcalloc(1, sizeof(*settings));
     settings->config = config;
+    settings->files = files;
+    files = STRBUF_INIT;
     settings->refs = 1;
     build_keyring(settings, problems);
     build_rules(settings, problems);
@@ -234,6 +260,7 @@ settings_load(const char *path, struct settings **ret, struct config_problems *p
         settings_free(settings);
         return ERR_INVAL;
     }
+    config_forget_keys(config);
     *ret = settings;
     return ERR_OK;
 }
@@ -255,6 +282,7 @@ settings_free(struct settings *settings)
     classify_rules_free(settings->rules);
     geoip_close(settings->geoip);
     config_free(settings->config);
+    strbuf_release(&settings->files);
     free(settings);
 }
 

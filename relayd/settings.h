@@ -28,6 +28,8 @@ struct settings {
     struct geoip *geoip; /* NULL: no geoip.database */
     struct tls_ctx *direct_tls[SETTINGS_TLS_LEVELS];
     struct tls_ctx *(*hop_tls)[SETTINGS_TLS_LEVELS]; /* [n_hops]; NULL where no rule can ask */
+    struct strbuf
+        files; /* absolute paths of what was read and of include patterns, NUL behind each */
     unsigned refs;
 };
 

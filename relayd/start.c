@@ -21,8 +21,7 @@
 #include "relayd/stop.h"
 
 #define NOFILE_WANTED 65536
-#define NOFILE_SPARE 64 /* queue, log, DNS, control and what libraries open: at most half of all \
-                         */
+#define NOFILE_SPARE 64 /* queue, log, DNS, control, libraries: at most half of all */
 #define OUTBOUND_MAX 4000
 
 int
@@ -159,6 +158,9 @@ open_queue(struct daemon *d)
     enum err_code code = queue_open(&options, &d->queue, &info, &err);
     if (code != ERR_OK)
         return start_fail(exit_code_of(code), "queue: %s", err.text);
+    /* Opening it has synced the directory above, which is nobody's from now on. */
+    if (sandbox_enter(d->settings, &d->sandbox, &err) != ERR_OK)
+        log_text(d->log, LOG_WARNING, "sandbox", "%s", err.text);
     if (info.on_overlay)
         log_text(d->log, LOG_WARNING, "queue",
                  "%s is on an overlay file system: mail is lost with the container",
@@ -269,7 +271,7 @@ serve_control(struct daemon *d)
     control_serve_unix(d->control, d->control_socket);
     d->control_socket = NULL;
     if (d->http_socket != NULL) {
-        CLEANUP(freep)
+        CLEANUP(wipe_freep)
         char *token =
             config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
         control_serve_tcp(d->control, d->http_socket, token);
@@ -299,6 +301,8 @@ log_ready(struct daemon *d, size_t max_sessions)
     log_uint(&line, "connections_max", d->max_connections);
     log_uint(&line, "recipients", n.queue.recipients);
     log_uint(&line, "uid", geteuid());
+    log_cstr(&line, "seccomp", d->sandbox.seccomp ? "yes" : "no");
+    log_uint(&line, "landlock", (uint64_t)d->sandbox.landlock);
     log_end(&line);
     if (geteuid() == 0)
         log_text(d->log, LOG_WARNING, "root", "running as root: `user: root` says so");
@@ -318,6 +322,7 @@ start_privileged(struct daemon *d, const char *file, size_t max_sessions)
         return code;
     wire_accept(d, max_sessions);
     code = find_user(outline, &user);
+    privs_raise_bind();
     if (code < 0)
         code = bind_sockets(d, outline, &user);
     if (code < 0)
@@ -393,8 +398,6 @@ daemon_start(struct daemon *d)
     log_set_node(d->log, settings->config->node.name);
     if (daemon_log_config(d, settings->config, &err) != ERR_OK)
         return start_fail(EX_CANTCREAT, "log.target: %s", err.text);
-    if (privs_seccomp(&err) != ERR_OK)
-        log_text(d->log, LOG_WARNING, "seccomp", "%s", err.text);
     code = open_dns(d);
     if (code < 0)
         code = open_queue(d);

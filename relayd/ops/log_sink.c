@@ -43,11 +43,31 @@ stderr_is_journal(void)
     return st.st_dev == (dev_t)dev && st.st_ino == (ino_t)ino;
 }
 
+/* By the permissions: then it is the sandbox (relayd/sandbox.h) that refuses. */
+static bool
+may_write(const char *path)
+{
+    char directory[PATH_MAX];
+    if (faccessat(AT_FDCWD, path, F_OK, AT_EACCESS) == 0)
+        return faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0;
+    snprintf(directory, sizeof(directory), "%s", path);
+    char *slash = strrchr(directory, '/');
+    if (slash == NULL)
+        return false;
+    slash[slash == directory] = '\0';
+    return faccessat(AT_FDCWD, directory, W_OK | X_OK, AT_EACCESS) == 0;
+}
+
 static enum err_code
 file_open(const char *path, int *ret_fd, struct err *err)
 {
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
     struct stat st;
+    if (fd < 0 && errno == EACCES && may_write(path))
+        return err_set(err, ERR_IO,
+                       "log file %s: in a directory that the running relayd has shut itself out "
+                       "of: restart relayd",
+                       path);
     if (fd < 0)
         return err_set(err, ERR_IO, "log file %s: %s", path, strerror(errno));
     if (fstat(fd, &st) != 0 || S_ISDIR(st.st_mode)) {

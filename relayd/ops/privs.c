@@ -22,6 +22,7 @@
 #define PORT_START "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #define CAP_WORDS 2 /* _LINUX_CAPABILITY_VERSION_3: 64 bits */
 #define CAP_PROBE_MAX 63
+#define BIND ((uint64_t)1 << CAP_NET_BIND_SERVICE)
 
 enum err_code
 privs_find_user(const char *name, struct privs_user *ret, struct err *err)
@@ -67,14 +68,33 @@ caps_get(struct caps *ret)
 }
 
 static bool
-caps_set(uint64_t mask)
+caps_put(const struct caps *caps)
 {
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct data[CAP_WORDS] = {
-        {.effective = (uint32_t)mask, .permitted = (uint32_t)mask},
-        {.effective = (uint32_t)(mask >> 32), .permitted = (uint32_t)(mask >> 32)},
-    };
+    struct __user_cap_data_struct data[CAP_WORDS];
+    for (int i = 0; i < CAP_WORDS; i++)
+        data[i] = (struct __user_cap_data_struct){
+            .effective = (uint32_t)(caps->effective >> 32 * i),
+            .permitted = (uint32_t)(caps->permitted >> 32 * i),
+            .inheritable = (uint32_t)(caps->inheritable >> 32 * i),
+        };
     return syscall(SYS_capset, &head, data) == 0;
+}
+
+static bool
+caps_set(uint64_t mask)
+{
+    return caps_put(&(struct caps){.effective = mask, .permitted = mask});
+}
+
+void
+privs_raise_bind(void)
+{
+    struct caps caps;
+    if (!caps_get(&caps) || (caps.permitted & BIND) == 0 || (caps.effective & BIND) != 0)
+        return;
+    caps.effective |= BIND;
+    caps_put(&caps); /* else the bind says what is wrong */
 }
 
 /* Leave only what is in `keep`, in every set of this thread. */
@@ -120,12 +140,11 @@ identity_check(const struct privs_user *user, struct err *err)
 enum err_code
 privs_drop(const struct privs_user *user, bool keep_bind, struct err *err)
 {
-    const uint64_t bind = (uint64_t)1 << CAP_NET_BIND_SERVICE;
     if (geteuid() != 0 || user->uid == 0) {
         enum err_code code = user->uid == 0 && geteuid() == 0 ? ERR_OK : identity_check(user, err);
         if (code != ERR_OK || user->uid == 0)
             return code;
-        return caps_reduce(keep_bind ? bind : 0, err);
+        return caps_reduce(keep_bind ? BIND : 0, err);
     }
     if (setgroups((size_t)user->n_groups, user->groups) != 0)
         return err_set(err, ERR_PERM, "setgroups: %s", strerror(errno));
@@ -137,9 +156,9 @@ privs_drop(const struct privs_user *user, bool keep_bind, struct err *err)
         return err_set(err, ERR_PERM, "setresuid: %s", strerror(errno));
     prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
     /* Changing the uid emptied the effective set; SETPCAP is needed to empty the bounding set. */
-    if (!caps_set((uint64_t)1 << CAP_SETPCAP | bind))
-        caps_set(bind); /* a container that took SETPCAP away */
-    enum err_code code = caps_reduce(keep_bind ? bind : 0, err);
+    if (!caps_set((uint64_t)1 << CAP_SETPCAP | BIND))
+        caps_set(BIND); /* a container that took SETPCAP away */
+    enum err_code code = caps_reduce(keep_bind ? BIND : 0, err);
     if (code == ERR_OK)
         code = identity_check(user, err);
     if (code == ERR_OK && (setresuid(0, 0, 0) == 0 || setresgid(0, 0, 0) == 0))

@@ -1,15 +1,17 @@
 /*
  * privs - becoming an ordinary user, and what else a daemon gives up at its start.
  *
- * Capabilities, no_new_privs and seccomp belong to a thread: all of this is called before the
- * first thread starts. Order in main: read the configuration, privs_find_user(), bind ports,
- * privs_raise_nofile(), privs_drop(), privs_harden(), read secrets, open the queue, start threads.
+ * Capabilities, no_new_privs, Landlock and seccomp belong to a thread: all of this is called before
+ * the first thread starts. Order in start.c: the outline of the configuration, privs_find_user(),
+ * privs_raise_nofile(), bind ports, privs_drop(), privs_harden(), read secrets, open the queue,
+ * privs_landlock(), privs_seccomp(), start threads.
  */
 #pragma once
 
 #include "policy/base/err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -30,6 +32,12 @@ struct privs_user {
 MUST_CHECK enum err_code privs_find_user(const char *name, struct privs_user *ret, struct err *err);
 
 /*
+ * Make CAP_NET_BIND_SERVICE effective where it is only permitted, as by the file capability "+p" of
+ * the image: a program with "+ep" could not be started at all where the capability is not allowed.
+ */
+void privs_raise_bind(void);
+
+/*
  * Become `user` for good: groups, gids and uids (real, effective, saved), then every capability
  * out of all sets but, with `keep_bind`, CAP_NET_BIND_SERVICE, which lets a reload bind a new port
  * below 1024. Verified afterwards: an identity that could be taken back is ERR_PERM. Does nothing
@@ -38,8 +46,8 @@ MUST_CHECK enum err_code privs_find_user(const char *name, struct privs_user *re
  */
 MUST_CHECK enum err_code privs_drop(const struct privs_user *user, bool keep_bind, struct err *err);
 
-/* Builds with a sanitizer stay traceable, since the leak checker traces its own process: there
- * PR_SET_DUMPABLE and the system-call filter are left out. */
+/* Builds with a sanitizer stay traceable, since the leak checker traces its own process, and may
+ * run a symbolizer: there PR_SET_DUMPABLE, the system-call filter and Landlock are left out. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define PRIVS_TRACEABLE 1
 #else
@@ -61,9 +69,37 @@ MUST_CHECK enum err_code privs_raise_nofile(uint64_t want, uint64_t *ret_soft, s
 bool privs_may_bind(uint16_t port);
 
 /*
- * Refuse system calls that a mail relay never makes: ptrace, process_vm_*, mount, kexec, bpf,
- * keyctl, execve, module loading and the like fail with EPERM. A deny-list, so that updates of libc
- * and OpenSSL cannot break the daemon. Needs no_new_privs or root; after privs_harden(), before
- * threads. ERR_IO when the kernel has no seccomp.
+ * The system-call filter, an allow-list: what libc, OpenSSL, LMDB, c-ares and libevent need to
+ * serve.
+ *  - Calls that only an intruder makes (execve, ptrace, mount, bpf, ...) raise SIGSYS: the daemon
+ *    ends (relayd/work/inhand.h blames what was in hand), and the kernel's log names the call.
+ *  - Any other call fails with ENOSYS, as on a kernel that does not have it yet: what a later libc
+ *    tries first it does without.
+ *  - socket() knows TCP and UDP, UNIX and NETLINK; kill() only this process; clone()
+ *    only threads; prlimit() only reads; prctl() and ioctl() a few requests.
+ * Needs no_new_privs or root; after privs_landlock(), before threads. ERR_IO when the kernel has no
+ * seccomp.
  */
 MUST_CHECK enum err_code privs_seccomp(struct err *err);
+
+enum privs_access {
+    PRIVS_READ,   /* files and lists of directories */
+    PRIVS_APPEND, /* new files, and writing to files */
+    PRIVS_UNLINK, /* only removing files */
+    PRIVS_ALL,    /* all of this, and truncation */
+};
+
+struct privs_tree {
+    const char *path; /* a file, or a directory with all below it */
+    enum privs_access access;
+};
+
+/*
+ * The file system fence: from now on this process reaches `trees` and nothing else by name, never
+ * executes a file, and (from ABI 6 on) signals nobody else. What is not there is passed over. Open
+ * descriptors, sockets and the existence of files (stat, access) are not affected. *ret_abi is the
+ * version of Landlock that is in force; 0, and ERR_OK, on a kernel without it. Needs no_new_privs;
+ * before threads. ERR_IO names the tree.
+ */
+MUST_CHECK enum err_code
+privs_landlock(const struct privs_tree *trees, size_t n, int *ret_abi, struct err *err);

@@ -2,7 +2,8 @@
  * How: stores to a shared mapping survive the process, so nothing is written at the crash but one
  * word, which is all that a signal handler may do. It puts back what was there before (the default,
  * or a sanitizer's handler) and returns: the faulting instruction runs again and the signal takes
- * that way; abort() raises again by itself.
+ * that way; abort() raises again by itself. A refused system call is said on stderr and does not
+ * run again, so its signal is raised here.
  */
 #include "relayd/work/inhand.h"
 
@@ -28,7 +29,7 @@ struct file {
 
 static const char magic[16] = "relayd-in-hand-1";
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT};
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGSYS};
 
 /* Globals, for a signal handler has no argument; set once before there are threads. */
 static struct file *mapped;
@@ -45,6 +46,24 @@ is_our_own(int signal, const siginfo_t *info)
     return info->si_code > 0;
 }
 
+/* "relayd: system call 59 is refused", with write(2) alone. */
+static void
+refused_tell(int call)
+{
+    static const char before[] = "relayd: system call ", after[] = " is refused\n";
+    char text[sizeof(before) + sizeof(after) + 10];
+    size_t n = sizeof(text) - (sizeof(after) - 1);
+
+    memcpy(text + n, after, sizeof(after) - 1);
+    do
+        text[--n] = (char)('0' + call % 10);
+    while ((call /= 10) > 0 && n > sizeof(before) - 1);
+    n -= sizeof(before) - 1;
+    memcpy(text + n, before, sizeof(before) - 1);
+    ssize_t written = write(STDERR_FILENO, text + n, sizeof(text) - n);
+    (void)written; /* nobody else is there to be told */
+}
+
 static void
 on_crash(int signal, siginfo_t *info, void *context)
 {
@@ -55,8 +74,10 @@ on_crash(int signal, siginfo_t *info, void *context)
     for (size_t i = 0; i < N_ELEMENTS(signals); i++)
         if (signals[i] == signal)
             sigaction(signal, &others[i], NULL);
-    if (!own)
-        raise(signal); /* it was sent: no instruction will fault again */
+    if (own && signal == SIGSYS)
+        refused_tell(info->si_syscall);
+    if (!own || signal == SIGSYS)
+        raise(signal); /* no instruction will fault again */
 }
 
 static void

@@ -3,9 +3,10 @@
  * against messages that make this program crash.
  *
  * A file is mapped with one slot a thread. A slot names the message that its thread works on at the
- * moment; the handler of a synchronous SIGSEGV, SIGBUS, SIGFPE or SIGABRT of our own marks it, and
- * the process dies as it would have. The next start reads the marks. kill -9, the OOM killer, power
- * loss and signals from outside mark nothing, so they never blame a message.
+ * moment; the handler of a synchronous SIGSEGV, SIGBUS, SIGFPE, SIGABRT or SIGSYS
+ * (relayd/ops/privs.h) of our own marks it, and the process dies as it would have. The next start
+ * reads the marks. kill -9, the OOM killer, power loss and signals from outside mark nothing, so
+ * they never blame a message.
  *
  * Slots belong to threads and are taken at the first inhand_enter(). There is one such file a
  * process (a signal handler has no argument); without inhand_open() all calls are cheap no-ops.

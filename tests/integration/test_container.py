@@ -189,6 +189,15 @@ def test_daemon_is_confined(world, container):
     assert owner == ["relayd", "700"]
 
 
+def test_k10_image_starts_where_the_capability_is_not_allowed(world, container, promise):
+    promise("K10", "without CAP_NET_BIND_SERVICE the image starts, on ports above 1023")
+    container.write_config(base_config(world, listeners=[{"address": "0.0.0.0:2525"}]))
+    container.start(without=["--cap-add=NET_BIND_SERVICE"])
+    status = container.status()
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    promise.case()
+
+
 def test_image_says_how_to_run_it(image):
     found = image_config(image)
     config = found["Config"]

@@ -174,8 +174,10 @@ class Container:
                                  f"--entrypoint={command[0]}"),
                       self.image, *command[1:], input=input, check=check, timeout=3 * MINUTES)
 
-    def start(self, ready=True):
-        command = self._run(f"--name={self.name}", *compose_options(),
+    def start(self, ready=True, without=()):
+        """without: options of etc/compose.yaml to leave out."""
+        options = [o for o in compose_options() if o not in without]
+        command = self._run(f"--name={self.name}", *options,
                             "-v", f"{self.etc}:/etc/relayd:ro",
                             "-v", f"{self.name}:/var/lib/relayd")
         self._process = Process([*PODMAN, *command, self.image], self.log_file, env=ENV)

@@ -1,4 +1,6 @@
 /* Which deaths leave a mark, and what it says. Each case dies in a child of its own. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -8,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,7 +50,34 @@ fault_in_thread(void *arg)
     return NULL;
 }
 
-enum death { FAULT, TRAP, ABORT, SENT_SEGV, SENT_ABRT, KILLED, LEFT, NESTED, THREAD, EMPTY };
+/* From now on the system call raises SIGSYS, as relayd/ops/privs.h has it. */
+static void
+refuse(unsigned call)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {N_ELEMENTS(filter), filter};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0);
+}
+
+enum death {
+    FAULT,
+    TRAP,
+    ABORT,
+    REFUSED,
+    SENT_SEGV,
+    SENT_ABRT,
+    KILLED,
+    LEFT,
+    NESTED,
+    THREAD,
+    EMPTY
+};
 
 static _Noreturn void
 die(enum death death)
@@ -54,7 +85,7 @@ die(enum death death)
     struct inhand_mark marks[INHAND_SLOTS];
     pthread_t thread;
     /* cmocka's own handlers would come back from the fault. */
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL};
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGSYS};
     for (size_t i = 0; i < N_ELEMENTS(signals); i++)
         signal(signals[i], SIG_DFL);
     open_marks(marks);
@@ -69,6 +100,10 @@ die(enum death death)
         __builtin_trap(); /* SIGILL: not one of those that are watched */
     case ABORT:
         abort();
+    case REFUSED:
+        refuse(SYS_getpriority);
+        syscall(SYS_getpriority, 0, 0);
+        break;
     case SENT_SEGV:
     case SENT_ABRT:
     case KILLED:
@@ -151,7 +186,10 @@ a_crash_of_our_own_blames_what_is_in_hand(void **state)
         enum death death;
         int signal;
         uint64_t id;
-    } cases[] = {{FAULT, SIGSEGV, ID}, {ABORT, SIGABRT, ID}, {NESTED, SIGSEGV, ID + 5}};
+    } cases[] = {{FAULT, SIGSEGV, ID},
+                 {ABORT, SIGABRT, ID},
+                 {REFUSED, SIGSYS, ID},
+                 {NESTED, SIGSEGV, ID + 5}};
     for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
         struct inhand_mark mark = {0};
         int signal;
