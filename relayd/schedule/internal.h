@@ -71,6 +71,7 @@ struct site {
     msec_t limit_until;             /* monotonic: until then it holds */
     struct shape shape;
     struct timer timer;      /* the next moment at which it may act */
+    struct deferred added;   /* recipients came in this tick */
     msec_t probe_at;         /* monotonic; when DOWN */
     msec_t tried_at;         /* wall: when the last attempt to connect began */
     unsigned failures;       /* in a row */

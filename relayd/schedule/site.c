@@ -65,6 +65,7 @@ static void
 site_free(struct site *site)
 {
     timer_cancel(site->schedule->clock, &site->timer);
+    loop_defer_cancel(&site->added);
     free(site->failure);
     free(site->key);
     free(site->name);
@@ -221,6 +222,14 @@ site_shed(struct site *site)
     }
 }
 
+static void
+on_added(struct deferred *d)
+{
+    site_pump(CONTAINER_OF(d, struct site, added));
+}
+
+/* What is added in one tick begins at its end: the recipients of a message come one by one, and the
+ * first would go alone over a connection that has nothing to do. */
 void
 site_add(struct site *site, struct rcpt *rcpt)
 {
@@ -239,7 +248,7 @@ site_add(struct site *site, struct rcpt *rcpt)
     site->ready_tail = &rcpt->ready_next;
     site->n_ready++;
     s->n_ready++;
-    site_pump(site);
+    loop_defer(s->env.loop, &site->added, on_added);
 }
 
 void

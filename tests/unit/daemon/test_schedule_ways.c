@@ -419,6 +419,7 @@ a_site_with_more_to_send_queues_up_again(void **state)
     RIG_WAIT(conns_in(RIG_OPENING) == 1);
     rig_accept_one("a@two.test");
     RIG_WAIT(rig_numbers().ready == 4);
+    rig_settle(); /* and the second site stands in line */
     conn_ready(r.conns[0]);
     r.conns[0]->quit = true; /* it has carried as many messages as it may */
     conn_end(r.conns[0], &r.end, false);
