@@ -203,6 +203,20 @@ def test_c03_lengths_that_rfc_5321_promises_are_taken(bench, promise):
     assert sorted(i.decode() for i in ids) == sorted(bench.promised)
 
 
+def test_c03_recipients_of_a_message_share_its_transaction_though_connections_wait(bench, promise):
+    promise("C03", "40 recipients at one site: the message goes once, not once over each idle connection")
+    for n in range(5):
+        bench.world.dns.mx(f"d{n}.test", bench.mx.hostname)
+        rcpts = [f"b{i}@d{n}.test" for i in range(40)]
+        with bench.client() as session:
+            session.ehlo()
+            bench.promised.append(session.submit("a@src.test", rcpts, MESSAGE))
+        bench.node.wait_empty()
+        promise.case()
+    assert [len(m.rcpts) for m in bench.mx.mails] == [40] * 5
+    bench.settle(rcpts=None)
+
+
 LINES = (0, 1, 76, 77, 997, 998, 999, 1000, 1001, 1996, 1997, 2048, 4095, 4096, 4097, 16384, 65535, 65536,
          200000)
 
