@@ -16,10 +16,21 @@
 #define RESOLV_CONF "/etc/resolv.conf"
 
 static const struct privs_tree fixed[] = {
-    {"/etc", PRIVS_READ},        {"/usr", PRIVS_READ},        {"/lib", PRIVS_READ},
-    {"/lib32", PRIVS_READ},      {"/lib64", PRIVS_READ},      {"/run/secrets", PRIVS_READ},
+    {"/etc", PRIVS_READ},
+    {"/usr", PRIVS_READ},
+    {"/lib", PRIVS_READ},
+    {"/lib32", PRIVS_READ},
+    {"/lib64", PRIVS_READ},
+    {"/run/secrets", PRIVS_READ},
+    /* where /etc/resolv.conf may lead from one day to the next */
+    {"/run/systemd/resolve", PRIVS_READ},
+    {"/run/NetworkManager", PRIVS_READ},
+    {"/run/resolvconf", PRIVS_READ},
+    {"/run/connman", PRIVS_READ},
     {"/proc", PRIVS_READ}, /* /proc/self: memory in use. Of others, what ps shows */
-    {"/dev/null", PRIVS_APPEND}, {"/dev/random", PRIVS_READ}, {"/dev/urandom", PRIVS_READ},
+    {"/dev/null", PRIVS_APPEND},
+    {"/dev/random", PRIVS_READ},
+    {"/dev/urandom", PRIVS_READ},
 };
 
 struct trees {

@@ -4,6 +4,7 @@
 #include "relayd/net/dns_private.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,11 @@ dns_reconfigure(struct dns *dns, const struct dns_config *config, struct err *er
         return err_set(err, ERR_INVAL, "more than %d resolvers", DNS_SERVERS_MAX);
     if (n == 0) {
         n = dns_resolvconf_read("/etc/resolv.conf", of_file);
+        if (n == 0)
+            return err_set(err, ERR_IO,
+                           "/etc/resolv.conf: %s; if it leads to another directory than when "
+                           "relayd started, restart relayd",
+                           strerror(errno));
         addrs = of_file;
     }
     bool same = servers_same(dns, addrs, n);

@@ -3,6 +3,7 @@
  */
 #include "relayd/net/dns_resolvconf.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 #include "policy/base/ip.h"
@@ -43,6 +44,8 @@ dns_resolvconf_read(const char *path, struct net_addr ret[DNS_SERVERS_MAX])
     char line[LINE_BYTES];
     FILE *file = fopen(path, "re");
 
+    if (file == NULL && errno != ENOENT)
+        return 0;
     while (file != NULL && text.n < 65536 && fgets(line, sizeof(line), file) != NULL)
         strbuf_add_str(&text, line);
     if (file != NULL)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -420,6 +421,13 @@ resolv_conf_is_read_for_its_name_servers(void **state)
     assert_string_equal(net_addr_format(&servers[0], text), "192.0.2.1:53");
     assert_string_equal(net_addr_format(&servers[1], text), "[2001:db8::53]:53");
     assert_int_equal(dns_resolvconf_read("/does/not/exist", servers), 1);
+    /* there, and cannot be opened: no reason to ask somebody else */
+    char loop[] = "/tmp/resolvconf-XXXXXX";
+    assert_non_null(mkdtemp(loop));
+    assert_int_equal(rmdir(loop), 0);
+    assert_int_equal(symlink(loop, loop), 0);
+    assert_int_equal(dns_resolvconf_read(loop, servers), 0);
+    assert_int_equal(unlink(loop), 0);
     assert_string_equal(net_addr_format(&servers[0], text), "127.0.0.1:53");
 }
 
