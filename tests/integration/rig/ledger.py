@@ -60,21 +60,23 @@ class Ledger:
             f"{extra} extra copies, explained are {duplicates}: {list(self.duplicates())[:3]}")
 
 
-# A copy is explained when its 250 came so shortly before a kill (RFC 1047), on a machine that does
-# not stand still: an outcome waits for the commit before its own, and each of them writes and syncs
-# its pages and then a meta page, so four beats of the pulse come on top.
+# A copy is explained when its 250 came so shortly before a kill (RFC 1047), on a machine that serves
+# nobody else: what the node waited for a processor or the disk comes on top. An outcome waits for the
+# commit before its own, and each of them writes and syncs its pages and then a meta page.
 WINDOW_MS = 100
-WINDOW_BEATS = 4
+SYNCS = 4
 PULSE_MS = 25
 
 
 class Pulse(threading.Thread):
-    """How long the machine takes for a small write and a sync, again and again: one that serves
-    others at the same time, or its disk, may stand still for longer than WINDOW_MS."""
+    """How long the machine keeps a node waiting, looked at again and again: for a small write and
+    its sync, and for a processor (the run delays of its threads, proc(5))."""
 
-    def __init__(self, path):
+    def __init__(self, path, node):
         super().__init__(daemon=True)
-        self._path, self._beats, self._ended = path, [], threading.Event()
+        self._path, self._node, self._ended = path, node, threading.Event()
+        self._syncs = []   # (begun, ended)
+        self._delays = []  # (when, process id, ns that its threads have waited until then)
         self.start()
 
     def run(self):
@@ -83,8 +85,23 @@ class Pulse(threading.Thread):
             begun = time.monotonic_ns()
             os.pwrite(fd, b"pulse", 0)
             os.fdatasync(fd)
-            self._beats.append((begun, time.monotonic_ns()))
+            now = time.monotonic_ns()
+            self._syncs.append((begun, now))
+            pid, waited = self._waited()
+            if waited:
+                self._delays.append((now, pid, waited))
         os.close(fd)
+
+    def _waited(self):
+        waited = 0
+        try:
+            pid = self._node.pid
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat") as f:
+                    waited += int(f.read().split()[1])
+        except (OSError, AttributeError, ValueError, IndexError):
+            return None, 0  # it is being started, or was killed while we looked
+        return pid, waited
 
     def stop(self):
         self._ended.set()
@@ -93,19 +110,24 @@ class Pulse(threading.Thread):
     def logs(self):
         return []
 
-    def slowest_ns(self, since, until):
-        """The longest beat that touches this time; one that came late counts from when it was
-        due."""
-        at = bisect.bisect_left(self._beats, (since - 5_000_000_000,))
-        longest, before = 0, None
-        for begun, ended in self._beats[at:]:
-            due = begun if before is None else min(begun, before + 2 * PULSE_MS * 1_000_000)
-            before = ended
-            if due > until:
-                break
-            if ended >= since:
-                longest = max(longest, ended - due)
-        return longest
+    def waited_ns(self, since, until):
+        """What a commit that was due between these moments of CLOCK_MONOTONIC may have waited."""
+        return SYNCS * self._slowest_sync(since, until) + self._delay(since, until)
+
+    def _slowest_sync(self, since, until):
+        """The longest that touches this time."""
+        at = bisect.bisect_left(self._syncs, (since - 5_000_000_000,))
+        return max((ended - begun for begun, ended in self._syncs[at:at + 1000]
+                    if begun <= until and ended >= since), default=0)
+
+    def _delay(self, since, until):
+        slack = 2 * PULSE_MS * 1_000_000
+        at = bisect.bisect_left(self._delays, (since - slack,))
+        seen = collections.defaultdict(list)
+        for when, pid, waited in self._delays[at:at + 1000]:
+            if when <= until + slack:
+                seen[pid].append(waited)
+        return max((max(w) - min(w) for w in seen.values()), default=0)
 
 
 def refused(n, r):
@@ -198,8 +220,7 @@ class Books:
         for kill in self.kills:
             if earlier[1] <= kill <= later[0]:
                 window = kill - earlier[0]
-                beat = self._pulse.slowest_ns(earlier[0], kill)
-                if window <= WINDOW_MS * 1_000_000 + WINDOW_BEATS * beat:
+                if window <= WINDOW_MS * 1_000_000 + self._pulse.waited_ns(earlier[0], kill):
                     self.windows.append(window / 1e6)
                     return True
         return False
@@ -220,6 +241,7 @@ class Books:
         pair, earlier, later = copy
         kills = [f"{(k - earlier[0]) / 1e6:+.1f}" for k in self.kills
                  if abs(k - earlier[0]) < 1_000_000_000]
-        beat = self._pulse.slowest_ns(earlier[0], earlier[0] + 1_000_000_000) / 1e6
+        waited = self._pulse.waited_ns(earlier[0], earlier[0] + 1_000_000_000) / 1e6
         return (f"{pair}: {earlier[2]} and {later[2]}, {(later[0] - earlier[0]) / 1e6:.1f} ms apart; "
-                f"kills at {', '.join(kills)} ms of the first; slowest sync {beat:.1f} ms")
+                f"kills at {', '.join(kills)} ms of the first; the machine took {waited:.1f} ms of "
+                "the second after it")

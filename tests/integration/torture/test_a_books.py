@@ -11,10 +11,10 @@ GOOD = ["S 1 2", "P 1", "S 5 1", "P 5"], ["A 1 0 C 1 {t} 900000000", "A 1 1 C 1 
                                          "B 5 0 C 1 {t} 900000000"]
 
 
-class Still:
-    """A machine that never stands still."""
+class Idle:
+    """A machine that serves nobody else."""
 
-    def slowest_ns(self, since, until):
+    def waited_ns(self, since, until):
         return 0
 
 
@@ -23,7 +23,7 @@ def books(tmp_path, more_source=(), more_sink=(), kills=(), drop=None):
     sink = [line.format(t=SECOND) for line in [*GOOD[1], *more_sink] if line != drop]
     for name, lines in (("source", source), ("sink", sink)):
         (tmp_path / name).write_text("".join(line + "\n" for line in lines))
-    books = Books(tmp_path / "source", tmp_path / "sink", Still())
+    books = Books(tmp_path / "source", tmp_path / "sink", Idle())
     for kill in kills:
         books.killed(SECOND + kill * MS)
     return books

@@ -103,19 +103,28 @@ class Counting(Remote):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.open = self.most = 0
-        self.times = []
         self._count = threading.Lock()
+        self.begin()
+
+    def begin(self):
+        self.open, self.most, self.times = set(), 0, []
 
     def _serve(self, session):
         with self._count:
-            self.open += 1
-            self.most = max(self.most, self.open)
+            self.open.add(session)
+            self.most = max(self.most, len(self.open))
         try:
             super()._serve(session)
         finally:
-            with self._count:
-                self.open -= 1
+            self._gone(session)
+
+    def _do_quit(self, session, line):
+        self._gone(session)  # who has read the 221 may come again before this thread goes on
+        super()._do_quit(session, line)
+
+    def _gone(self, session):
+        with self._count:
+            self.open.discard(session)
 
 
 def most_within(times, seconds):
@@ -154,7 +163,7 @@ def test_a15_restart_with_much_that_is_due_keeps_each_destinations_limits(world,
         node.kill()
         for host in hosts:
             host.stop()
-            host.most, host.times = 0, []
+            host.begin()
             host.start()
         node.start()
         node.ctl("resume", "direct")
