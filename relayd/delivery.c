@@ -135,7 +135,6 @@ body_read_done(struct store_read *read)
     struct connection *c = br->c;
 
     IN_HAND(read->body.id);
-    c->reads--;
     if (c->conn != NULL && c->msg == br->msg) {
         uint64_t end = read->body.offset + read->body.n;
         if (read->code != ERR_OK) {
@@ -147,6 +146,7 @@ body_read_done(struct store_read *read)
                          read->body.n == 0 || end >= c->msg->q.body_bytes);
         }
     }
+    c->reads--; /* not before: a body that cannot be read ends the connection in there */
     free(br);
     connection_free(c);
 }
