@@ -312,6 +312,21 @@ seek_id(struct queue_batch *batch, enum table table, uint64_t id)
 }
 
 int
+queue_batch_whole_id(struct queue_batch *batch, enum table table, uint64_t id, bool *ret)
+{
+    MDB_val k, v;
+    *ret = true;
+    int rc = seek_id(batch, table, id);
+    MDB_cursor *cursor = batch->cursors[table];
+    if (rc == 0)
+        rc = mdb_cursor_get(cursor, &k, &v, MDB_GET_CURRENT);
+    for (; rc == 0 && *ret && k.mv_size >= KEY_ID_BYTES && key_number(k.mv_data, 8) == id;
+         rc = mdb_cursor_get(cursor, &k, &v, MDB_NEXT))
+        *ret = queue_value_whole(batch->queue, k, v);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+int
 queue_batch_delete_id(struct queue_batch *batch, enum table table, uint64_t id, size_t *ret_n)
 {
     int rc;

@@ -144,10 +144,16 @@ msg_delete(struct queue_batch *batch, uint64_t id)
     size_t n;
     struct key key = key_id(id);
     struct record_msg m;
+    bool whole, body_whole = true;
     /* A record that cannot be read may have chunks. */
     enum err_code code = queue_msg_get(batch->queue, batch->txn, id, &m, NULL);
     bool chunks = code != ERR_OK || (m.msg.flags & QUEUE_MSG_CHUNKED) != 0;
-    int rc = queue_batch_delete(batch, TABLE_MESSAGE, span_of(key.b, key.n));
+    int rc = queue_batch_whole_id(batch, TABLE_MESSAGE, id, &whole);
+    if (rc == 0 && chunks)
+        rc = queue_batch_whole_id(batch, TABLE_BODY, id, &body_whole);
+    if (rc != 0 || !whole || !body_whole)
+        return rc; /* deleting it would free pages of others: it stays, and verify names it */
+    rc = queue_batch_delete(batch, TABLE_MESSAGE, span_of(key.b, key.n));
     if (rc == MDB_NOTFOUND)
         rc = 0;
     if (rc == 0 && chunks)

@@ -1,7 +1,7 @@
 /*
- * How: lock, look at what is there and make what is not, open LMDB with its default durability
- * (never WRITEMAP, NOSYNC or NOMETASYNC), check length and format, open the tables, sweep. Handles
- * of tables are opened once here and are the same for every transaction.
+ * How: lock, look whether what is there is whole (structure.c) and make what is not, open LMDB with
+ * its default durability (never WRITEMAP, NOSYNC or NOMETASYNC), check length and format, open the
+ * tables, sweep. Handles of tables are opened once here and are the same for every transaction.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 
 #include "policy/base/mem.h"
 #include "queue/queue_impl.h"
+#include "queue/structure.h"
 
 #define DEFAULT_MAX_BYTES (64ull << 30)
 #define DEFAULT_MIN_FREE_BYTES (1ull << 30)
@@ -98,6 +99,8 @@ format_check(struct queue *queue, MDB_txn *txn, struct queue_info *info, struct 
     if (rc != 0)
         return queue_lmdb_err(queue, rc, "cannot read the format", err);
     info->format = (uint32_t)from_little_endian(v);
+    if (info->format == 0)
+        return err_set(err, ERR_CORRUPT, "queue %s: its format number is damaged", queue->path);
     if (info->format > QUEUE_FORMAT)
         return err_set(err, ERR_VERSION,
                        "queue %s: it has format %u, written by a newer relayd; this one reads up "
@@ -200,14 +203,22 @@ tables_load(struct queue *queue, const struct queue_options *options, struct que
     return rc == 0 ? ERR_OK : queue_lmdb_err(queue, rc, "cannot commit", err);
 }
 
-/* A queue that was here must still be here; where none was, one is made. */
+/* A queue that was here must still be here, and whole; where none was, one is made. */
 static enum err_code
 data_file_ready(struct queue *queue, bool made_before, struct queue_info *info, struct err *err)
 {
     char name[4096];
     struct stat st;
     snprintf(name, sizeof(name), "%s/" QUEUE_DATA_FILE, queue->path);
-    bool there = stat(name, &st) == 0 && st.st_size > 0;
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno != ENOENT)
+        return queue_lmdb_err(queue, errno, "cannot open " QUEUE_DATA_FILE, err);
+    bool there = fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0;
+    enum err_code code = there ? queue_structure_check(fd, queue->path, err) : ERR_OK;
+    if (fd >= 0)
+        close(fd);
+    if (code != ERR_OK)
+        return code;
     if (!there && made_before)
         return err_set(err, ERR_CORRUPT,
                        "queue %s: it was here, but " QUEUE_DATA_FILE " is missing or empty: put "

@@ -99,12 +99,19 @@ queue_incoming_drop(struct queue_batch *batch, uint64_t id, struct err *err)
 {
     struct key key = key_id(id);
     size_t n;
+    bool whole = true, owned = false;
     if (batch->dead != ERR_OK)
         return queue_batch_dead_err(batch, err);
     int rc = queue_batch_delete(batch, TABLE_INCOMING, span_of(key.b, key.n));
     if (rc == MDB_NOTFOUND)
         return err_set(err, ERR_NOT_FOUND, "no body is being received under this id");
+    /* A damaged row may name a message that is there, and damaged pages those of others: such
+     * chunks stay, and verify names them. */
     if (rc == 0)
+        rc = queue_batch_has_id(batch, TABLE_MESSAGE, id, &owned);
+    if (rc == 0)
+        rc = queue_batch_whole_id(batch, TABLE_BODY, id, &whole);
+    if (rc == 0 && whole && !owned)
         rc = queue_batch_delete_id(batch, TABLE_BODY, id, &n);
     return rc == 0 ? ERR_OK : queue_batch_fail(batch, rc, "cannot drop a body", err);
 }

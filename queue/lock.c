@@ -130,7 +130,9 @@ queue_lock(struct queue *queue, bool create, struct queue_info *info, bool *ret_
         return system_err(queue->path, "cannot lock " QUEUE_LOCK_FILE, err);
     }
     ssize_t n = pread(queue->lock_fd, text, sizeof(text), 0);
-    *ret_made_before = n >= 6 && memcmp(text, LOCK_TEXT, 6) == 0;
+    if (n < 0)
+        return system_err(queue->path, "cannot read " QUEUE_LOCK_FILE, err);
+    *ret_made_before = n > 0; /* whatever it says now: it is written when the queue is there */
     return ERR_OK;
 }
 

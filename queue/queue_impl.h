@@ -210,6 +210,8 @@ int queue_batch_put(struct queue_batch *batch, enum table table, const struct ke
 int queue_batch_delete(struct queue_batch *batch, enum table table, struct span key);
 /* Delete the row on which queue_batch_get() stands. */
 int queue_batch_delete_current(struct queue_batch *batch, enum table table);
+/* Are the values of all rows whose key starts with the id whole (queue_value_whole)? */
+int queue_batch_whole_id(struct queue_batch *batch, enum table table, uint64_t id, bool *ret);
 /* Delete all rows whose key starts with the id; counts them. */
 int queue_batch_delete_id(struct queue_batch *batch, enum table table, uint64_t id, size_t *ret_n);
 /* Does a row start with this id? */
@@ -236,6 +238,10 @@ queue_reader_begin(struct queue_reader *reader, uint64_t *ret_txn_id, struct err
 void queue_reader_end(struct queue_reader *reader);
 void queue_reader_endp(struct queue_reader **reader); /* for CLEANUP */
 void queue_cursor_closep(MDB_cursor **cursor);        /* for CLEANUP */
+
+/* May a value of message or body be read and deleted? Its pages tell what LMDB believes
+ * (structure.h). */
+bool queue_value_whole(const struct queue *queue, MDB_val key, MDB_val value);
 
 /* Decode the message or recipient under this key; ERR_NOT_FOUND, ERR_CORRUPT, ERR_IO. */
 enum err_code queue_msg_get(struct queue *queue, MDB_txn *txn, uint64_t id, struct record_msg *ret,

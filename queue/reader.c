@@ -7,6 +7,7 @@
 
 #include "policy/base/mem.h"
 #include "queue/queue_impl.h"
+#include "queue/structure.h"
 
 /* -------------------------------------------------------------------------------- snapshots */
 
@@ -67,6 +68,13 @@ queue_cursor_closep(MDB_cursor **cursor)
 
 /* ---------------------------------------------------------------------------------- records */
 
+bool
+queue_value_whole(const struct queue *queue, MDB_val key, MDB_val value)
+{
+    return queue_structure_value(value.mv_data, value.mv_size, key.mv_size, queue->page_bytes,
+                                 queue->map, queue->map_seen_bytes);
+}
+
 enum err_code
 queue_msg_get(struct queue *queue, MDB_txn *txn, uint64_t id, struct record_msg *ret,
               struct err *err)
@@ -78,6 +86,8 @@ queue_msg_get(struct queue *queue, MDB_txn *txn, uint64_t id, struct record_msg 
         return err_set(err, ERR_NOT_FOUND, "no such message");
     if (rc != 0)
         return queue_lmdb_err(queue, rc, "cannot read a message", err);
+    if (!queue_value_whole(queue, k, v))
+        return err_set(err, ERR_CORRUPT, "the pages of a message record have a damaged head");
     return record_msg_decode(id, val_span(v), ret, err);
 }
 
@@ -251,6 +261,9 @@ chunks_copy(struct queue_reader *reader, uint64_t id, uint64_t body_bytes, uint6
             return err_set(err, ERR_CORRUPT, "body chunk %u is missing", (unsigned)chunk);
         if (rc != 0)
             return queue_lmdb_err(reader->queue, rc, "cannot read a body", err);
+        if (!queue_value_whole(reader->queue, k, v))
+            return err_set(err, ERR_CORRUPT, "the pages of body chunk %u have a damaged head",
+                           (unsigned)chunk);
         enum err_code code = record_chunk_decode(id, chunk, val_span(v), &bytes, err);
         if (code != ERR_OK)
             return code;

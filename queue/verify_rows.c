@@ -83,6 +83,11 @@ chunks_check(struct queue_verify *v, const struct queue_msg *m)
             return rc;
         if (rc == MDB_NOTFOUND)
             break;
+        if (!queue_value_whole(v->queue, key_val(&key), value)) {
+            queue_verify_finding(v, "message %s: the pages of body chunk %u have a damaged head",
+                                 ID_TEXT(m->id), (unsigned)chunk);
+            return 0;
+        }
         if (record_chunk_decode(m->id, chunk, val_span(value), &chunk_bytes, &err) != ERR_OK) {
             queue_verify_finding(v, "message %s: %s", ID_TEXT(m->id), err.text);
             return 0;
@@ -133,6 +138,12 @@ message_row(struct queue_verify *v, struct span key, struct span value)
         queue_verify_finding(v, "message %s: it has no recipient left", ID_TEXT(id));
     if (is_trouble(rc))
         return rc;
+    MDB_val k = {key.n, (void *)key.p}, row = {value.n, (void *)value.p};
+    if (!queue_value_whole(v->queue, k, row)) {
+        queue_verify_finding(v, "message %s: the pages of its record have a damaged head",
+                             ID_TEXT(id));
+        return 0;
+    }
     if (record_msg_decode(id, value, &r, &err) != ERR_OK) {
         queue_verify_finding(v, "message %s: %s", ID_TEXT(id), err.text);
         return 0;
