@@ -169,7 +169,10 @@ open_queue(struct daemon *d)
     snprintf(in_hand, sizeof(in_hand), "%s/in-hand", config->queue.path);
     d->marks = xcalloc(INHAND_SLOTS, sizeof(*d->marks));
     code = inhand_open(in_hand, d->marks, &d->n_marks, &err);
-    if (code != ERR_OK)
+    if (code == ERR_FULL) /* deliveries make room; only the blame for a crash is lost */
+        log_text(d->log, LOG_WARNING, "queue", "no message can be blamed for a crash: %s",
+                 err.text);
+    else if (code != ERR_OK)
         return start_fail(exit_code_of(code), "queue: %s", err.text);
     const struct store_options store = {
         .queue = d->queue,

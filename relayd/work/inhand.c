@@ -99,40 +99,70 @@ inhand_unblock(sigset_t *blocked)
 
 /* What is in the file; anything but our own is as good as nothing. */
 static size_t
-take_marks(struct file *file, struct inhand_mark *ret)
+take_marks(const struct file *file, struct inhand_mark *ret)
 {
     size_t n = 0;
-    if (memcmp(file->magic, magic, sizeof(magic)) == 0) {
-        for (size_t i = 0; i < INHAND_SLOTS; i++) {
-            const struct slot *s = &file->slots[i];
-            if (s->signal != 0 && (s->id != 0 || s->print != 0))
-                ret[n++] = (struct inhand_mark){s->id, s->print, (int)s->signal};
-        }
+    if (memcmp(file->magic, magic, sizeof(magic)) != 0)
+        return 0;
+    for (size_t i = 0; i < INHAND_SLOTS; i++) {
+        const struct slot *s = &file->slots[i];
+        if (s->signal != 0 && (s->id != 0 || s->print != 0))
+            ret[n++] = (struct inhand_mark){s->id, s->print, (int)s->signal};
     }
-    memset(file, 0, sizeof(*file));
-    memcpy(file->magic, magic, sizeof(magic));
     return n;
+}
+
+/* Clear the file. It is written, not only made longer: a store to a page of the map for which the
+ * disk has no block would kill us. */
+static enum err_code
+file_clear(int fd, const char *path, struct err *err)
+{
+    struct file empty;
+    memset(&empty, 0, sizeof(empty));
+    memcpy(empty.magic, magic, sizeof(magic));
+    ssize_t n = pwrite(fd, &empty, sizeof(empty), 0);
+    if (n == (ssize_t)sizeof(empty))
+        return ERR_OK;
+    if (n >= 0)
+        errno = ENOSPC; /* a part of it found room */
+    return err_set(err, errno == ENOSPC || errno == EDQUOT ? ERR_FULL : ERR_IO, "%s: %m", path);
+}
+
+static enum err_code
+file_open(int fd, const char *path, struct inhand_mark *ret, size_t *ret_n, struct err *err)
+{
+    struct file before;
+    ssize_t n = pread(fd, &before, sizeof(before), 0);
+    if (n < 0)
+        return err_set(err, ERR_IO, "%s: %m", path);
+    if (n == (ssize_t)sizeof(before))
+        *ret_n = take_marks(&before, ret);
+    enum err_code code = file_clear(fd, path, err);
+    if (code != ERR_OK)
+        return code;
+    void *map = mmap(NULL, sizeof(struct file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        return err_set(err, ERR_IO, "%s: cannot be mapped: %m", path);
+    mapped = map;
+    return ERR_OK;
 }
 
 enum err_code
 inhand_open(const char *path, struct inhand_mark *ret, size_t *ret_n, struct err *err)
 {
+    *ret_n = 0;
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
-        return err_set(err, errno == EACCES ? ERR_PERM : ERR_IO, "%s: %m", path);
-    if (ftruncate(fd, sizeof(struct file)) != 0) {
-        err_set(err, ERR_IO, "%s: %m", path);
-        close(fd);
-        return ERR_IO;
-    }
-    void *map = mmap(NULL, sizeof(struct file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        return err_set(err,
+                       errno == EACCES || errno == EROFS    ? ERR_PERM
+                       : errno == ENOSPC || errno == EDQUOT ? ERR_FULL
+                                                            : ERR_IO,
+                       "%s: %m", path);
+    enum err_code code = file_open(fd, path, ret, ret_n, err);
     close(fd);
-    if (map == MAP_FAILED)
-        return err_set(err, ERR_IO, "%s: cannot be mapped: %m", path);
-    *ret_n = take_marks(map, ret);
-    mapped = map;
-    watch();
-    return ERR_OK;
+    if (code == ERR_OK)
+        watch();
+    return code;
 }
 
 uint64_t
