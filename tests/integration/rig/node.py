@@ -162,6 +162,13 @@ class Node:
         """True when the daemon that was started last has come up, even if it has ended."""
         return self._notify.count("READY=1") > 0
 
+    def try_start(self, *arguments):
+        """Start; None when it is ready, its exit code when it ended instead."""
+        self.start(*arguments, ready=False)
+        until(lambda: self._notify.count("READY=1") or not self.running(), DEFAULT,
+              f"a start or an end of {self.name} (log {self.log_file})")
+        return None if self.running() else self.wait_exit()
+
     @property
     def pid(self):
         """The daemon's own process id, also when it runs under a wrapper."""
