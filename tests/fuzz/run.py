@@ -32,12 +32,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FUZZ = ROOT / "tests" / "fuzz"
 RSS_MIB = 1024
 INPUT_TIMEOUT = 10          # seconds for one input
-FLOOR = 500_000             # executions that a target gets in any case (a quarter of its share
+FLOOR = 400_000             # executions that a target gets in any case (a quarter of its share
                             # when the total is small)
 MEASURE_SECONDS = 5         # to learn a target's rate
 SLICE_SECONDS = 300         # a longer share is cut, so that both cores stay busy until the end
 CORPUS_FILES, CORPUS_BYTES = 199, 250_000   # of a committed corpus
 CORPUS_INPUT = 4096                         # bytes of one file of it
+LENGTHS = {"smtpd_dialogue": 600, "smtpc_dialogue": 600}   # bytes of an input; libFuzzer's 4096 else
 CORES = ("smtpd", "smtpc", "smtpd_dialogue", "smtpc_dialogue")
 PROMISES = {
     False: "C12 any bytes into any parser: no crash, hang, leak or undefined behaviour",
@@ -62,7 +63,8 @@ class Target:
         begun = time.monotonic()
         done = subprocess.run(
             [self.path, self.found, *self.seeds, *(f"-dict={d}" for d in self.dictionaries),
-             *limits, f"-artifact_prefix={self.crashes}/{self.name}-", f"-rss_limit_mb={RSS_MIB}",
+             *([f"-max_len={LENGTHS[self.name]}"] if self.name in LENGTHS else []), *limits,
+             f"-artifact_prefix={self.crashes}/{self.name}-", f"-rss_limit_mb={RSS_MIB}",
              f"-timeout={INPUT_TIMEOUT}", "-print_final_stats=1"],
             capture_output=True, errors="replace",
             env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1",
@@ -78,8 +80,9 @@ class Target:
     def merge(self, to, *options):
         """libFuzzer's choice of the inputs that reach something new, into `to`."""
         found = [self.found] if self.found.exists() else []
-        subprocess.run([self.path, "-merge=1", f"-max_len={CORPUS_INPUT}", *options, to,
-                        *self.seeds, *found], check=True, capture_output=True)
+        length = LENGTHS.get(self.name, CORPUS_INPUT)
+        subprocess.run([self.path, "-merge=1", f"-max_len={length}", *options, to, *self.seeds,
+                        *found], check=True, capture_output=True)
 
     def gather(self):
         """Replace the committed corpus: crashes that became tests stay, the rest is chosen anew."""

@@ -1,7 +1,8 @@
 /*
  * Any bytes on the control socket: HTTP, JSON, the router, and the filter that says what a verb
  * acts on. Whatever comes, every request is answered or the connection closed, and a filter holds
- * everything that was named: what is not understood is refused, never left out.
+ * everything that was named: what is not understood is refused, never left out. The first octet:
+ * whether it comes over TCP, where nobody gets to a handler without the token.
  */
 #include "relayd/api_internal.h"
 #include "relayd/ops/control_impl.h"
@@ -14,6 +15,8 @@
 
 static struct daemon the_daemon;
 static struct api the_api = {.d = &the_daemon};
+static bool over_tcp;
+static struct span whole; /* the input */
 
 static bool
 named(const struct control_call *call, bool from_body, const char *name)
@@ -40,6 +43,12 @@ run(struct control_call *call, bool from_body)
 {
     struct api_filter f;
 
+    if (over_tcp) /* by itself, or in base64 behind a colon at any of three places */
+        CHECK(span_ifind(whole, SPAN("authorization")) != SIZE_MAX &&
+              (span_find(whole, SPAN("token")) != SIZE_MAX ||
+               span_find(whole, SPAN("b2tl")) != SIZE_MAX ||
+               span_find(whole, SPAN("9rZW")) != SIZE_MAX ||
+               span_find(whole, SPAN("2tlb")) != SIZE_MAX));
     if (!api_filter_parse(&the_api, call, from_body, &f))
         return; /* answered */
     check_filter(call, from_body, &f);
@@ -94,8 +103,10 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     static struct control *control;
     int fds[2];
 
-    if (n > 60000)
+    if (n == 0 || n > 60000)
         return 0;
+    over_tcp = (bytes[0] & 1) != 0;
+    whole = span_of(bytes + 1, n - 1);
     if (control == NULL) {
         the_daemon.loop = loop_new_stepped(WALL);
         the_daemon.log = log_new(NULL);
@@ -103,10 +114,13 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         struct control_env env = {.loop = the_daemon.loop, .log = the_daemon.log};
         control = control_new(&env);
         control_routes(control, routes, N_ELEMENTS(routes), NULL);
+        control_set_token(control, "token");
     }
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
     control_attach(control, fds[0]);
-    CHECK(write(fds[1], bytes, n) == (ssize_t)n);
+    LIST_FIRST(&control->conns)->tcp = over_tcp;
+    control->n_tcp += over_tcp;
+    CHECK(write(fds[1], whole.p, whole.n) == (ssize_t)whole.n);
     shutdown(fds[1], SHUT_WR);
     bool closed = false;
     for (int i = 0; i < 100 && (!closed || control_connections(control) > 0); i++) {
