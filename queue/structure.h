@@ -7,8 +7,8 @@
  * leaves, the free list) are read once and held against each other; every page belongs to one owner
  * at the most. What records and bodies say is not looked at: they have checksums of their own.
  *
- * Reads about a tenth of a file of small messages and nearly nothing of one of large ones; 100,000
- * pages take about 0.1 s from memory.
+ * Costs one read of each such page at an open: little for a file of large messages, nearly the whole
+ * file where messages are so small that they lie in the leaves.
  */
 #pragma once
 
