@@ -7,8 +7,8 @@
  * leaves, the free list) are read once and held against each other; every page belongs to one owner
  * at the most. What records and bodies say is not looked at: they have checksums of their own.
  *
- * Costs one read of each such page at an open: little for a file of large messages, nearly the whole
- * file where messages are so small that they lie in the leaves.
+ * Costs one read of each such page at an open: little for a file of large messages, nearly the
+ * whole file where messages are so small that they lie in the leaves.
  */
 #pragma once
 
