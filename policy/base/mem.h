@@ -1,9 +1,9 @@
 /*
  * mem - allocation that does not fail, arenas, and scoped clean-up.
  *
- * Small allocations abort when memory is out, with "relayd: out of memory": the queue is crash-safe,
- * and a process that limps is worse than one that restarts. No message is blamed for it. Sizes that
- * a peer chooses are capped before they come here.
+ * Small allocations abort when memory is out, with "relayd: out of memory": the queue is
+ * crash-safe, and a process that limps is worse than one that restarts. No message is blamed for
+ * it. Sizes that a peer chooses are capped before they come here.
  */
 #pragma once
 
