@@ -258,11 +258,14 @@ target_change(struct log *log)
     pthread_mutex_lock(&log->lock);
 }
 
-/* Under the lock. One line for all that was dropped since the last report, when there is room. */
+/* Under the lock. One line for all that was dropped since the last report, when there is room: else
+ * the line would be dropped too, and there is a next time, since something waits. */
 static void
 drops_report(struct log *log)
 {
     uint64_t dropped = log_dropped(log);
+    if (LOG_RING_BYTES - log->filling->n < sizeof(struct record) + LOG_LINE_MAX)
+        return;
     int64_t give_up_at = atomic_load(&log->give_up_at);
     if (dropped == log->drops_reported || (give_up_at != 0 && log_monotonic_ms() >= give_up_at))
         return;
