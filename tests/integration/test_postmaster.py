@@ -1,6 +1,7 @@
 """What the node's postmaster gets: notices that cannot be delivered, and alerts."""
 
 from rig import mail
+from rig.wait import until
 
 
 def test_undeliverable_report_goes_to_the_postmaster(world):
@@ -36,8 +37,7 @@ def test_refused_postmaster_does_not_make_a_circle(world):
     node.submit("a@src.test", "b@dest.test", mail.message())
     node.log.wait(level="alert", timeout=30)
     postmaster.wait_command("^RCPT")
-    held = node.queue()
-    assert [w["state"] for w in held] == ["held"]
+    until(lambda: [w["state"] for w in node.queue()] == ["held"], what="the alert to be kept")
     assert len([c for c in postmaster.commands() if c.startswith("RCPT")]) == 1
 
 
