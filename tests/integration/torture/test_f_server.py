@@ -141,7 +141,7 @@ def test_f08_certificates_are_replaced_under_load_and_bad_ones_are_not(world, pr
         "a key for all to read": lambda other: (put(node, other),
                                                 (node.dir / "key.pem").chmod(0o644)),
     }
-    for i in range(size(1, 50)):
+    for i in range(size(1, 20)):
         for name, spoil in bad.items():
             mark, other = node.log.mark(), certificates[(i + 1) % 3]
             spoil(other)
