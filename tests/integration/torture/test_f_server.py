@@ -2,7 +2,6 @@
 
 import hashlib
 import pathlib
-import shutil
 import ssl
 import subprocess
 import threading
@@ -10,7 +9,7 @@ import time
 
 import pytest
 
-from rig import mail, smtp
+from rig import smtp
 from rig.node import sanitized
 from rig.proc import rss_kib
 from rig.promise import LONG, size
