@@ -11,7 +11,6 @@ from rig import mail, smtp
 from rig.certs import Authority
 from rig.promise import size
 from rig.remote import CLOSE, RESET, SILENCE
-from rig.wait import until
 
 pytestmark = pytest.mark.torture
 

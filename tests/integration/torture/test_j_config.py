@@ -188,8 +188,8 @@ class Generator:
                                           {"mx_country": ["US"], "route": "direct"}),
                                  {"default": True, "route": "direct"}]}
         yield {"geoip": {"database": self.file(self.secret)}}
-        yield {"classify": {"rules_file": self.one(str(ROOT / "etc" / "replies.yaml"), self.rules, "missing",
-                                                   self.secret)}}
+        replies = str(ROOT / "etc" / "replies.yaml")
+        yield {"classify": {"rules_file": self.one(replies, self.rules, "missing", self.secret)}}
         yield {"limits": {"sessions": self.one(1, 100, 0, 10 ** 7),
                           "memory": self.one("1MiB", "32MiB", "0")}}
         yield {"queue": {"retry": {"intervals": self.one(["1s"], [], ["5d"]),

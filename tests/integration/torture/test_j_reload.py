@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from rig import mail, smtp
+from rig import mail
 from rig.ledger import Ledger
 from rig.node import sanitized
 from rig.proc import rss_kib

@@ -5,7 +5,6 @@ import random
 
 import pytest
 
-from rig import mail
 from rig.ledger import Ledger
 from rig.load import Load
 from rig.promise import size
