@@ -19,6 +19,8 @@ from rig.wait import until
 CONFIG = {"queue": {"retry": {"intervals": ["1s", "2s"], "jitter": "0%"}, "warn_after": []},
           "shaping": {"default": {"max_rate": "none", "max_connections": 20}},
           "log": {"level": "warn"}}
+# Whatever else the machine does: how soon an outcome is committed is a matter of moments.
+NICE = -15
 ORDERLY = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -28,7 +30,10 @@ class Crash:
         messages: how many there are in all."""
         self.random, self.seed, self.world = random.Random(seed), seed, world
         self.sink = Sink(world, faults=faults, seed=seed).start()
-        self.node = node or world.node(config=CONFIG)
+        self.node = node or world.node(config=CONFIG, start=False)
+        self.node.nice = NICE
+        if not node:
+            self.node.start()
         self._sessions, self._rcpts, self._messages = sessions, rcpts, messages
         self.kills = self.unconfirmed = 0
         self._notes = world.dir / "kills"

@@ -100,6 +100,7 @@ class Node:
         self.log = Log(self.log_file)
         self.env = {}
         self.wrapper = []  # a command to run relayd under (strace, faketime, prlimit)
+        self.nice = 0      # below 0: served before others of the machine
         self._process = self._notify = None
         self._starts = 0
 
@@ -142,8 +143,9 @@ class Node:
             env["ASAN_OPTIONS"] += ":detect_leaks=0"
         # Under the journal log lines would start with a priority.
         os.environ.pop("JOURNAL_STREAM", None)
-        self._process = Process([*self.wrapper, binary("relayd"), "-c", self.config_file,
-                                 *arguments], self.log_file, env=env)
+        wrapper = ["nice", "-n", self.nice, *self.wrapper] if self.nice else self.wrapper
+        self._process = Process([*wrapper, binary("relayd"), "-c", self.config_file, *arguments],
+                                self.log_file, env=env)
         if ready:
             self.wait_ready()
         return self

@@ -158,7 +158,8 @@ def test_a15_restart_with_much_that_is_due_keeps_each_destinations_limits(world,
         "shaping": {"default": {"max_rate": f"{rate}/s", "max_connections": connections,
                                 "max_messages_per_connection": 10}}})
     node.ctl("suspend", "direct", "--for", "1h")
-    Load(node, ledger, limit=size(1500, 20000), targets=lambda n: [f"u{n}@{domains[n % 4]}"]).join()
+    Load(node, ledger, limit=size(1500, 20000),
+         targets=lambda n: [f"u{n}@{domains[n % 4]}"]).join(size(120, 600))
     for _ in range(size(2, 10)):
         node.kill()
         for host in hosts:
@@ -182,7 +183,8 @@ def test_a15_restart_is_quick_and_repeats_nothing_that_is_not_due(world, promise
     mx = world.mx("dest.test")
     mx.answer("rcpt", "451 4.3.0 later")
     node = world.node(config=LATER)
-    Load(node, ledger, limit=size(500, 5000), targets=lambda n: [f"u{n}@dest.test"]).join()
+    Load(node, ledger, limit=size(500, 5000),
+         targets=lambda n: [f"u{n}@dest.test"]).join(size(120, 600))
     until(lambda: len(node.queue("--state", "scheduled", "--limit", "100000")) ==
           len(ledger.promised), 60, "every message to be tried once")
     tries = len(mx.commands())
