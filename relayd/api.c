@@ -142,7 +142,7 @@ add_site(void *arg, const struct site_info *info)
                             info->suspended ? "suspended" : site_state_name(info->state));
     cJSON_AddNumberToObject(site, "waiting", (double)info->n_ready);
     if (info->failure != NULL)
-        api_add_span(site, "last_reply", span_str(info->failure->text));
+        api_add_span(site, "last_reply", span_str(info->failure));
     else
         cJSON_AddNullToObject(site, "last_reply");
     api_add_time(site, "next_at", info->probe_at);

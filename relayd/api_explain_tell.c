@@ -306,7 +306,7 @@ tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at
         return true;
     }
     step(e, "route %s, site %s: %s since %s; next probe %s", route, name,
-         site_state_name(info.state), info.failure->text, log_time_format(info.probe_at, at));
+         site_state_name(info.state), info.failure, log_time_format(info.probe_at, at));
     *ret_at = info.probe_at;
     return info.state == SITE_PROBING || info.probe_at <= clock_wall(loop_clock(d->loop));
 }

@@ -32,7 +32,7 @@ sum_site(void *arg, const struct site_info *info)
         sums->down = true;
         sums->next_at = info->probe_at;
         if (info->failure != NULL)
-            snprintf(sums->detail, sizeof(sums->detail), "%.255s", info->failure->text);
+            snprintf(sums->detail, sizeof(sums->detail), "%.255s", info->failure);
     }
 }
 
@@ -188,7 +188,8 @@ suspend_call(struct control_call *call, struct api *api, bool suspend)
 {
     const char *target = control_body_str(call, "target");
     const char *reason = control_body_str(call, API_F_REASON);
-    double for_ms = api_num(control_body(call), "for_ms", (double)SUSPEND_DEFAULT_MS);
+    bool given = cJSON_HasObjectItem(control_body(call), "for_ms");
+    double for_ms = given ? api_num(control_body(call), "for_ms", 0) : (double)SUSPEND_DEFAULT_MS;
     char domain[DOMAIN_BUF];
     struct err err;
 

@@ -1,7 +1,17 @@
 #include "policy/base/outcome.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
+
+#include "policy/base/mem.h"
+
+/* As much of an outcome as is used: `text`, its last member, ends with its NUL. */
+struct outcome_kept {
+    size_t n;
+    char bytes[];
+};
 
 const char *
 outcome_kind_name(enum outcome_kind kind)
@@ -29,6 +39,29 @@ outcome_set(struct outcome *o, enum outcome_kind kind, enum outcome_origin origi
     va_start(ap, fmt);
     vsnprintf(o->text, sizeof(o->text), fmt, ap);
     va_end(ap);
+}
+
+struct outcome_kept *
+outcome_keep(const struct outcome *o)
+{
+    size_t n = offsetof(struct outcome, text) + strlen(o->text) + 1;
+    struct outcome_kept *kept = xmalloc(sizeof(*kept) + n);
+
+    kept->n = n;
+    memcpy(kept->bytes, o, n);
+    return kept;
+}
+
+void
+outcome_recall(const struct outcome_kept *kept, struct outcome *ret)
+{
+    memcpy(ret, kept->bytes, kept->n);
+}
+
+const char *
+outcome_kept_text(const struct outcome_kept *kept)
+{
+    return kept->bytes + offsetof(struct outcome, text);
 }
 
 static bool

@@ -57,6 +57,12 @@ void outcome_set(struct outcome *o, enum outcome_kind kind, enum outcome_origin 
                  const char *phase, const char *enh, const char *fmt, ...)
     __attribute__((format(printf, 6, 7)));
 
+/* A copy that takes the memory of its own text only, for those who keep many; free() it. */
+struct outcome_kept;
+struct outcome_kept *outcome_keep(const struct outcome *o);
+void outcome_recall(const struct outcome_kept *kept, struct outcome *ret);
+const char *outcome_kept_text(const struct outcome_kept *kept); /* valid as long as `kept` */
+
 /* "5.7.1" at the start of `s` as an RFC 3463 code; false when there is none. Writes its length. */
 bool enh_parse(struct span s, struct enh *ret, size_t *ret_len);
 /* Writes "5.7.1" (or "" when klass is 0); `buf` holds at least 16 bytes. Returns buf. */

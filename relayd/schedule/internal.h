@@ -54,10 +54,10 @@ struct site_link {
 
 struct site {
     struct schedule *schedule;
-    char *key;
+    const char *key;   /* this and the next three are in `strings` */
     const char *hosts; /* direct: the part of `key` that facts made of the MX hosts */
-    char *name;        /* of the best MX host, or of the hop */
-    char *route;       /* its route's name: indices change with the configuration */
+    const char *name;  /* of the best MX host, or of the hop */
+    const char *route; /* its route's name: indices change with the configuration */
     enum config_tls tls;
     uint8_t family; /* 4 or 6: at addresses of this family only; 0: any */
     enum site_state state;
@@ -75,14 +75,15 @@ struct site {
     msec_t probe_at;         /* monotonic; when DOWN */
     msec_t tried_at;         /* wall: when the last attempt to connect began */
     unsigned failures;       /* in a row */
-    struct outcome *failure; /* of the last connection; NULL: it is up. Most sites never have one,
-                                and a backlog has very many sites */
+    struct outcome_kept *failure; /* of the last connection; NULL: it is up. Kept, because a backlog
+                                     has very many sites */
     bool curable;            /* by another route: the failure is one of the path or of ours */
     uint16_t port;           /* of a hop's ladder: what worked */
     msec_t used_at;          /* monotonic */
     size_t n_rcpts;          /* recipients whose `site` it is: it stays as long */
     bool waits_for_slot;     /* in the line for a connection */
     struct site *slot_next;
+    char strings[];
 };
 
 /* Of chance, and of one bad neighbour, come fewer: who can be reached at all reaches most of the
@@ -188,7 +189,7 @@ void site_down(struct site *site, const struct outcome *outcome, const char *hos
 void site_replan(struct site *site, const char *domain);
 /* Why, and until when, a site that is not usable is not: its own trouble or the whole route's. */
 struct site_trouble {
-    const struct outcome *failure;
+    struct outcome failure;
     msec_t tried_at; /* wall: when the last attempt began */
     msec_t probe_at; /* monotonic */
     bool curable;    /* by another route */

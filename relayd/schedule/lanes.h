@@ -27,15 +27,15 @@ struct lane {
     struct timer timer;
     msec_t due_at;   /* wall: the earliest known */
     msec_t noted_at; /* wall: earliest noted while a page was being read; INT64_MAX none */
-    bool reading;    /* a page is being read */
+    msec_t again_at; /* wall: when those passed over are looked at again; INT64_MAX none */
     struct queue_due_key after; /* where the next page goes on; all zero: at the beginning */
     struct lane *due_next;
-    bool is_due;     /* in the line */
-    msec_t again_at; /* wall: when those passed over are looked at again; INT64_MAX none */
     unsigned n_passed;
+    unsigned n_hand; /* recipients in hand that its pages brought */
+    bool reading;    /* a page is being read */
+    bool is_due;     /* in the line */
     bool pulling;    /* this pass takes all of it, due or not: a clock ran back */
     bool paused;     /* more is due, but enough of it is in hand */
-    unsigned n_hand; /* recipients in hand that its pages brought */
 };
 
 struct lanes {

@@ -318,7 +318,11 @@ sites_retry(struct schedule *s)
 
     while (map_next(&s->sites, &pos, &key, &value)) {
         struct site *site = value;
-        if (site_is_direct(site) && site->state == SITE_DOWN && is_dead_path(site->failure))
+        struct outcome failure;
+        if (!site_is_direct(site) || site->state != SITE_DOWN)
+            continue;
+        outcome_recall(site->failure, &failure);
+        if (is_dead_path(&failure))
             site->probe_at = clock_now(s->clock);
     }
 }

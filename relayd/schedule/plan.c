@@ -137,7 +137,7 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
         /* The site's last attempt was this recipient's too, made when that one was: it expires it
          * only if it was made after the deadline. */
         rcpt->begun_at = trouble.tried_at;
-        plan_fail(s, rcpt, trouble.failure, down->route, down->name);
+        plan_fail(s, rcpt, &trouble.failure, down->route, down->name);
         return;
     }
     msec_t wait = trouble.probe_at - clock_now(s->clock);

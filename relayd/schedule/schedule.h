@@ -229,7 +229,7 @@ struct site_info {
     size_t n_ready, n_busy, n_connections;
     msec_t probe_at;               /* wall; when DOWN */
     unsigned slowed;               /* halvings of the rate */
-    const struct outcome *failure; /* of the last failed connection, when not UP */
+    const char *failure; /* text of the last failed connection, when not UP */
 };
 /* Every site that is known at the moment; sites without work are forgotten after a while. */
 void schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),

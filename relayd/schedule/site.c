@@ -36,6 +36,22 @@ site_get(struct schedule *s, const char *route, const char *key, const char *nam
     return site_get_family(s, route, key, name, tls, 0);
 }
 
+/* One block with its strings: a backlog has very many. */
+static struct site *
+site_new(struct schedule *s, struct span key, const char *route, const char *name)
+{
+    size_t n_name = strlen(name) + 1, n_route = strlen(route) + 1;
+    struct site *site = xcalloc(1, sizeof(*site) + key.n + 1 + n_name + n_route);
+    char *p = site->strings;
+
+    site->schedule = s;
+    site->ready_tail = &site->ready;
+    site->key = memcpy(p, key.p, key.n);
+    site->name = memcpy(p += key.n + 1, name, n_name);
+    site->route = memcpy(p + n_name, route, n_route);
+    return site;
+}
+
 struct site *
 site_get_family(struct schedule *s, const char *route, const char *key, const char *name,
                 enum config_tls tls, uint8_t family)
@@ -46,15 +62,10 @@ site_get_family(struct schedule *s, const char *route, const char *key, const ch
     assert(n < sizeof(full));
     struct site *site = map_get(&s->sites, span);
     if (site == NULL) {
-        site = xcalloc(1, sizeof(*site));
-        site->schedule = s;
-        site->key = xstrndup(span.p, span.n);
+        site = site_new(s, span, route, name);
         site->hosts = site->key + (n - strlen(key));
-        site->name = xstrdup(name);
-        site->route = xstrdup(route);
         site->tls = tls;
         site->family = family;
-        site->ready_tail = &site->ready;
         map_put(&s->sites, span_str(site->key), site);
     }
     site->used_at = clock_now(s->clock);
@@ -67,9 +78,6 @@ site_free(struct site *site)
     timer_cancel(site->schedule->clock, &site->timer);
     loop_defer_cancel(&site->added);
     free(site->failure);
-    free(site->key);
-    free(site->name);
-    free(site->route);
     free(site->lanes);
     free(site);
 }
@@ -140,8 +148,12 @@ site_trouble(const struct site *site)
 {
     const struct outage *o = &site->schedule->outage;
     if (outage_covers(site))
-        return (struct site_trouble){&o->failure, o->tried_at, o->probe_at, true};
-    return (struct site_trouble){site->failure, site->tried_at, site->probe_at, site->curable};
+        return (struct site_trouble){o->failure, o->tried_at, o->probe_at, true};
+    struct site_trouble ret = {
+        .tried_at = site->tried_at, .probe_at = site->probe_at, .curable = site->curable};
+    if (site->failure != NULL)
+        outcome_recall(site->failure, &ret.failure);
+    return ret;
 }
 
 /* How many may wait here while it is slow. */
@@ -330,18 +342,18 @@ probe_delay(const struct site *site)
 }
 
 static void
-log_down(const struct site *site, msec_t delay)
+log_down(const struct site *site, const struct outcome *failure, msec_t delay)
 {
     struct log *log = site->schedule->env.log;
     struct log_line line;
 
     if (site_hop(site) != NULL && site->failures == 1)
-        log_alert(log, "hop_down", "hop %s cannot be used: %s", site->name, site->failure->text);
+        log_alert(log, "hop_down", "hop %s cannot be used: %s", site->name, failure->text);
     log_begin(log, &line, LOG_WARNING, "site_down");
     log_cstr(&line, "site", site->name);
     log_cstr(&line, "route", site->route);
-    log_cstr(&line, "phase", site->failure->phase);
-    log_cstr(&line, "text", site->failure->text);
+    log_cstr(&line, "phase", failure->phase);
+    log_cstr(&line, "text", failure->text);
     log_int(&line, "failures", site->failures);
     log_ms(&line, "probe_in", delay);
     log_end(&line);
@@ -387,15 +399,14 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
 {
     struct schedule *s = site->schedule;
 
-    if (site->failure == NULL)
-        site->failure = xmalloc(sizeof(*site->failure));
-    *site->failure = *outcome;
+    free(site->failure);
+    site->failure = outcome_keep(outcome);
     site->curable = s->env.ops->curable(s->env.arg, outcome, host);
     site->failures++;
     msec_t delay = probe_delay(site);
     site->probe_at = clock_now(s->clock) + delay;
     site->state = SITE_DOWN;
-    log_down(site, delay);
+    log_down(site, outcome, delay);
     links_quit(site);        /* the probe finds out anew */
     site_replan(site, NULL); /* another route, or back to the queue */
 }
@@ -420,7 +431,7 @@ schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_inf
                             ? 0
                             : clock_wall(s->clock) + site->probe_at - clock_now(s->clock),
             .slowed = site->shape.slowed,
-            .failure = site->state == SITE_UP ? NULL : site->failure,
+            .failure = site->state == SITE_UP ? NULL : outcome_kept_text(site->failure),
         };
         each(arg, &info);
     }

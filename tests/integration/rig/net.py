@@ -1,7 +1,7 @@
 """Loopback addresses of its own for every test, so that tests run side by side.
 
-All of 127.0.0.0/8 is local on Linux. A Block is one /24 of it; while a process holds a block, a
-socket bound to its first address keeps other test processes away from it.
+All of 127.0.0.0/8 is local on Linux. A Block is one /24 of it, and another when that is used up;
+while a process holds it, a socket bound to the first address keeps other test processes away.
 """
 
 import random
@@ -14,6 +14,11 @@ LOCK_PORT = 7  # nothing else on the machine binds the echo port of these addres
 
 class Block:
     def __init__(self):
+        self._locks = []
+        self._open()
+
+    def _open(self):
+        """Another /24 that no process holds."""
         for _ in range(1000):
             prefix = f"127.{random.randint(16, 250)}.{random.randint(0, 255)}"
             lock = socket.socket()
@@ -22,23 +27,22 @@ class Block:
             except OSError:
                 lock.close()
                 continue
-            self.prefix, self._lock, self._next = prefix, lock, 2
+            self._locks.append(lock)
+            self.prefix, self._next = prefix, 2
             return
         raise RuntimeError("no free block of loopback addresses")
 
     def take(self):
         """Return an address that nobody else has."""
-        assert self._next < 255, "the block is used up"
+        if self._next == 255:
+            self._open()
         address = f"{self.prefix}.{self._next}"
         self._next += 1
         return address
 
-    @property
-    def cidr(self):
-        return self.prefix + ".0/24"
-
     def release(self):
-        self._lock.close()
+        for lock in self._locks:
+            lock.close()
 
 
 def accepts(address, port):
