@@ -66,6 +66,9 @@ GARBAGE = [
        b"Content-Length: %d\r\n\r\n" % (verb, len(body)) + body) for verb in
       (b"suspend", b"resume", b"routes/pin", b"routes/forget", b"queue/reroute", b"check") for body in
       (b"{}", b'{"domain":"' + b"a" * 3000 + b'"}', b'{"target":"\\r\\n"}', b'{"for_ms":-1}', b'{"for_ms":1e400}')],
+    *[(f"suspend with {body[:40]!r}", b"POST /v1/suspend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+       b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body) for body in
+      (b'{"target":"a.test","for_ms":"1h"}', b'{"target":"a.test","for_ms":null}', b'{"target":["a.test"]}')],
 ]
 
 
