@@ -70,18 +70,18 @@ struct site {
     size_t link_limit;              /* learned from refused extra connections; 0: none */
     msec_t limit_until;             /* monotonic: until then it holds */
     struct shape shape;
-    struct timer timer;      /* the next moment at which it may act */
-    struct deferred added;   /* recipients came in this tick */
-    msec_t probe_at;         /* monotonic; when DOWN */
-    msec_t tried_at;         /* wall: when the last attempt to connect began */
-    unsigned failures;       /* in a row */
+    struct timer timer;           /* the next moment at which it may act */
+    struct deferred added;        /* recipients came in this tick */
+    msec_t probe_at;              /* monotonic; when DOWN */
+    msec_t tried_at;              /* wall: when the last attempt to connect began */
+    unsigned failures;            /* in a row */
     struct outcome_kept *failure; /* of the last connection; NULL: it is up. Kept, because a backlog
                                      has very many sites */
-    bool curable;            /* by another route: the failure is one of the path or of ours */
-    uint16_t port;           /* of a hop's ladder: what worked */
-    msec_t used_at;          /* monotonic */
-    size_t n_rcpts;          /* recipients whose `site` it is: it stays as long */
-    bool waits_for_slot;     /* in the line for a connection */
+    bool curable;                 /* by another route: the failure is one of the path or of ours */
+    uint16_t port;                /* of a hop's ladder: what worked */
+    msec_t used_at;               /* monotonic */
+    size_t n_rcpts;               /* recipients whose `site` it is: it stays as long */
+    bool waits_for_slot;          /* in the line for a connection */
     struct site *slot_next;
     char strings[];
 };

@@ -227,8 +227,8 @@ struct site_info {
     enum site_state state;
     bool suspended;
     size_t n_ready, n_busy, n_connections;
-    msec_t probe_at;               /* wall; when DOWN */
-    unsigned slowed;               /* halvings of the rate */
+    msec_t probe_at;     /* wall; when DOWN */
+    unsigned slowed;     /* halvings of the rate */
     const char *failure; /* text of the last failed connection, when not UP */
 };
 /* Every site that is known at the moment; sites without work are forgotten after a while. */

@@ -47,7 +47,8 @@ kept_and_recalled(void **state)
     outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_NET, "connect", NULL, "%s", "");
     o.maybe_twice = true;
     assert_kept(&o);
-    outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_TLS, "starttls", "4.7.4", "%*s", OUTCOME_TEXT_MAX, "x");
+    outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_TLS, "starttls", "4.7.4", "%*s", OUTCOME_TEXT_MAX,
+                "x");
     assert_int_equal(strlen(o.text), OUTCOME_TEXT_MAX);
     assert_kept(&o);
 }
