@@ -25,7 +25,8 @@ classify_rules_new(void)
     rules->compile = pcre2_compile_context_create(NULL);
     rules->context = pcre2_match_context_create(NULL);
     rules->index = classify_index_new();
-    assert(rules->match_data != NULL && rules->compile != NULL && rules->context != NULL);
+    if (rules->match_data == NULL || rules->compile == NULL || rules->context == NULL)
+        out_of_memory();
     pcre2_set_match_limit(rules->context, MATCH_LIMIT);
     return rules;
 }

@@ -13,6 +13,7 @@
 #include <yaml.h>
 
 #include "policy/base/map.h"
+#include "policy/base/mem.h"
 
 struct frame {
     struct config_node *node;
@@ -244,6 +245,8 @@ on_event(struct parser *p, const yaml_event_t *e)
 static void
 report_syntax(struct parser *p, const yaml_parser_t *yaml)
 {
+    if (yaml->error == YAML_MEMORY_ERROR)
+        out_of_memory();
     const char *problem = yaml->problem == NULL ? "no valid YAML" : yaml->problem;
     struct config_mark mark = mark_of(p, yaml->problem_mark);
     if (yaml->context != NULL)
@@ -258,7 +261,7 @@ run(struct parser *p, struct span text)
 {
     yaml_parser_t yaml;
     if (!yaml_parser_initialize(&yaml))
-        abort(); /* only memory can be the reason */
+        out_of_memory();
     yaml_parser_set_input_string(&yaml, (const unsigned char *)text.p, text.n);
     bool done = false;
     while (!done && !p->stop) {

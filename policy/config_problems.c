@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "policy/base/mem.h"
+
 void
 config_problem_add(struct config_problems *problems, enum config_severity severity,
                    struct config_mark mark, const char *path, const char *fmt, ...)
@@ -25,7 +27,7 @@ config_problem_add(struct config_problems *problems, enum config_severity severi
     va_start(ap, fmt);
     char *formatted;
     if (vasprintf(&formatted, fmt, ap) < 0)
-        abort();
+        out_of_memory();
     va_end(ap);
     /* What is quoted from a file may hold anything; a problem is one line of text. */
     for (const char *c = formatted; *c != '\0'; c++)

@@ -545,7 +545,7 @@ config_schema_form(const struct option *option, char *buf, size_t n)
     assert(n > 0);
     FILE *out = fmemopen(buf, n, "w");
     if (out == NULL)
-        abort(); /* only memory can be the reason */
+        out_of_memory();
     if (option->words != NULL) {
         print_words(option, out);
     } else {

@@ -39,13 +39,27 @@ dkim_signer_free(struct dkim_signer *signer)
     free(signer);
 }
 
+static void *
+lib_alloc(void *closure, size_t n)
+{
+    (void)closure;
+    return xmalloc(n);
+}
+
+static void
+lib_free(void *closure, void *p)
+{
+    (void)closure;
+    free(p);
+}
+
 enum err_code
 dkim_signer_new(struct dkim_signer **ret, struct err *err)
 {
     struct dkim_signer *signer = xcalloc(1, sizeof(*signer));
     enum err_code code = dkim_eddsa_new(&signer->eddsa, err);
     if (code == ERR_OK) {
-        signer->lib = dkim_init(NULL, NULL);
+        signer->lib = dkim_init(lib_alloc, lib_free);
         if (signer->lib == NULL)
             code = err_set(err, ERR_IO, "libopendkim does not start");
         else if (!dkim_libfeature(signer->lib, DKIM_FEATURE_SHA256) ||

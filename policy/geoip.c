@@ -86,6 +86,8 @@ map_file(const char *path, MMDB_s *db, struct err *err)
     int error = MMDB_open(name, MMDB_MODE_MMAP, db);
     if (error == MMDB_IO_ERROR || error == MMDB_FILE_OPEN_ERROR)
         return err_set(err, ERR_IO, "%s: %s", name, strerror(errno));
+    if (error == MMDB_OUT_OF_MEMORY_ERROR)
+        out_of_memory();
     if (error != MMDB_SUCCESS)
         return err_set(err, ERR_INVAL, "%s", MMDB_strerror(error));
     return ERR_OK;

@@ -89,7 +89,9 @@ hash_of(struct span secret, const struct span *parts, size_t n, char ret[static 
             strbuf_add_byte(&text, ascii_lower(parts[i].p[k]));
     const unsigned char *done = HMAC(EVP_sha1(), secret.p, (int)secret.n,
                                      (const unsigned char *)text.p, text.n, digest, &n_digest);
-    assert(done != NULL && n_digest == 20);
+    if (done == NULL)
+        out_of_memory();
+    assert(n_digest == 20);
     EVP_EncodeBlock(base64, digest, (int)n_digest);
     memcpy(ret, base64, SRS_HASH_CHARS);
 }

@@ -14,6 +14,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "policy/base/crypto.h"
 #include "policy/base/mem.h"
 #include "policy/base/units.h"
 #include "policy/config_node.h"
@@ -134,6 +135,7 @@ int
 main(int argc, char **argv)
 {
     struct options options;
+    crypto_memory_setup();
     int code = parse_options(argc, argv, &options);
     if (code >= 0)
         return code;

@@ -8,6 +8,8 @@
 #include <idn2.h>
 #include <string.h>
 
+#include "policy/base/mem.h"
+
 static bool
 is_label_byte(char c)
 {
@@ -102,6 +104,8 @@ domain_normalise(struct span in, char out[static DOMAIN_BUF], struct err *err)
     utf8[in.n] = '\0';
     char *ascii = NULL;
     int rc = idn2_to_ascii_8z(utf8, &ascii, IDN2_NFC_INPUT | IDN2_NONTRANSITIONAL);
+    if (rc == IDN2_MALLOC)
+        out_of_memory();
     if (rc != IDN2_OK)
         return err_set(err, ERR_INVAL, "the domain name is no valid internationalised name: %s",
                        idn2_strerror(rc));

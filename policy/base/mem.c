@@ -12,7 +12,7 @@
 
 /* No message is to blame for it: the handler that notes what was in hand at a crash of our own
  * (relayd/work/inhand.h) is left out. */
-static void
+void
 out_of_memory(void)
 {
     static const char text[] = "relayd: out of memory\n";

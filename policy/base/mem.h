@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <string.h>
 
+/* End the process as these do: for libraries that say so in their own way. */
+_Noreturn void out_of_memory(void);
+
 void *xmalloc(size_t n) __attribute__((malloc, alloc_size(1), returns_nonnull));
 void *xcalloc(size_t n, size_t size) __attribute__((malloc, alloc_size(1, 2), returns_nonnull));
 void *xrealloc(void *p, size_t n) __attribute__((alloc_size(2), returns_nonnull));

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "relayd/ctl/ctl.h"
+#include "relayd/ops/api.h"
 
 const struct ctl_verb *const ctl_tables[] = {
     ctl_status_verbs,
@@ -30,6 +31,7 @@ main(int argc, char **argv)
     struct ctl ctl = {0};
     /* A closed pipe is seen as a failed write, so that the exit code says so. */
     signal(SIGPIPE, SIG_IGN);
+    api_json_setup();
     ctl.color = isatty(STDOUT_FILENO) && getenv("NO_COLOR") == NULL;
     ctl_parse(&ctl, argc - 1, argv + 1);
     int code = ctl.verb->run(&ctl);

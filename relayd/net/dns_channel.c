@@ -203,7 +203,7 @@ dns_channel_new(struct loop *loop, const struct net_addr *server, msec_t timeout
     ch->owner = owner;
     TAILQ_INIT(&ch->tries);
     SLIST_INIT(&ch->sockets);
-    int status = ares_library_init(ARES_LIB_INIT_ALL);
+    int status = ares_library_init_mem(ARES_LIB_INIT_ALL, xmalloc, free, xrealloc);
     if (status == ARES_SUCCESS)
         status = ares_init_options(&ch->ares, &options,
                                    ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES |

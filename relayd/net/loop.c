@@ -84,16 +84,15 @@ static struct loop *
 loop_make(void)
 {
     struct loop *loop = xcalloc(1, sizeof(*loop));
+    event_set_mem_functions(xmalloc, xrealloc, free);
     struct event_config *config = event_config_new();
-    if (config == NULL || event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) != 0)
+    if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) != 0)
         abort();
     loop->base = event_base_new_with_config(config);
     event_config_free(config);
     if (loop->base == NULL)
         abort();
     loop->end_of_tick = event_new(loop->base, -1, 0, on_end_of_tick, loop);
-    if (loop->end_of_tick == NULL)
-        abort();
     ring_init(&loop->deferred);
     return loop;
 }

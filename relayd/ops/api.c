@@ -76,6 +76,13 @@ api_time_parse(const char *text, msec_t *ret)
     return true;
 }
 
+void
+api_json_setup(void)
+{
+    cJSON_Hooks hooks = {.malloc_fn = xmalloc, .free_fn = free};
+    cJSON_InitHooks(&hooks);
+}
+
 const char *
 api_str(const cJSON *object, const char *name, const char *otherwise)
 {

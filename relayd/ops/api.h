@@ -57,6 +57,9 @@
 #define API_STATE_IN_HAND "in_hand"
 #define API_STATE_HELD "held"
 
+/* From now on no cJSON call fails for want of memory (policy/base/mem.h). */
+void api_json_setup(void);
+
 /* Add a moment; 0 or less gives null. */
 void api_add_time(cJSON *object, const char *name, msec_t at);
 /* Add bytes of unknown origin as a string: what is not UTF-8 becomes U+FFFD. */

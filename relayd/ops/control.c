@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "policy/base/mem.h"
+#include "relayd/ops/api.h"
 #include "relayd/ops/control_impl.h"
 #include "relayd/ops/log.h"
 
@@ -315,6 +316,7 @@ struct control *
 control_new(const struct control_env *env)
 {
     struct control *control = xcalloc(1, sizeof(*control));
+    api_json_setup();
     control->loop = env->loop;
     control->log = env->log;
     LIST_INIT(&control->conns);

@@ -16,15 +16,23 @@
             abort();      \
     } while (0)
 
+/* In nomem.c: has an allocation failed? Then an error is a good answer to good input. */
+bool fuzz_no_memory(void);
+__attribute__((weak)) bool
+fuzz_no_memory(void)
+{
+    return false;
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv); /* optional: before the first input */
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 /* A copy without a NUL behind it; free() it. */
 static inline char *
 fuzz_copy(const void *bytes, size_t n)
 {
-    char *copy = malloc(n == 0 ? 1 : n);
+    char *copy = xmalloc(n);
 
-    CHECK(copy != NULL);
     if (n > 0)
         memcpy(copy, bytes, n);
     return copy;

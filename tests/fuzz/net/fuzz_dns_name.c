@@ -14,7 +14,10 @@ check_question(const uint8_t *question, size_t n, const char *name)
     char *text = NULL;
     long used = 0;
 
-    CHECK(ares_expand_name(question + 12, question, (int)n, &text, &used) == ARES_SUCCESS);
+    int status = ares_expand_name(question + 12, question, (int)n, &text, &used);
+    if (status == ARES_ENOMEM)
+        return;
+    CHECK(status == ARES_SUCCESS);
     CHECK(12 + (size_t)used + 4 <= n);
     if (strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == strlen(name))
         CHECK(strcmp(text, name) == 0); /* c-ares writes other octets in its own way */

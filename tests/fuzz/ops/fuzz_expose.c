@@ -2,6 +2,7 @@
  * What strangers' words become in the metrics' text and on the status page: a label value cannot
  * end its line or its quotes, a word on the page cannot open a tag or end an attribute.
  */
+#include "relayd/ops/api.h"
 #include "relayd/ops/metrics.h"
 #include "relayd/ops/page.h"
 #include "relayd/ops/utf8.h"
@@ -77,6 +78,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     CLEANUP(strbuf_release) struct strbuf odd = STRBUF_INIT;
     CLEANUP(strbuf_release) struct strbuf plain = STRBUF_INIT;
 
+    api_json_setup();
     check_metrics(span_of(copy, n));
     page(word, &odd);
     page("x", &plain);

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "policy/base/mem.h"
 #include "relayd/ops/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -49,7 +50,7 @@ run(struct span input, size_t piece, int *ret_status, size_t *ret_used)
     for (size_t n = piece < input.n ? piece : input.n; result == HTTP_MORE;
          n = input.n - n < piece ? input.n : n + piece) {
         /* A copy of the exact size, so that a read behind it is seen. */
-        char *copy = malloc(n);
+        char *copy = xmalloc(n);
         memcpy(copy, input.p, n);
         result = http_parse(&parser, span_of(copy, n), &request, ret_used);
         free(copy);

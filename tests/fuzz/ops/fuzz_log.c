@@ -3,6 +3,7 @@
  * values. Read again by a reader of ours (logfmt) or by cJSON, the line has the fields that were
  * given, and no other; no octet of it can end a line or drive a terminal.
  */
+#include "relayd/ops/api.h"
 #include "relayd/ops/log_impl.h"
 #include "relayd/ops/utf8.h"
 #include "tests/fuzz/check.h"
@@ -89,6 +90,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         return 0;
     if (log == NULL)
         log = log_new("node");
+    api_json_setup(); /* for check_plain() and check_json() */
     bool json = (bytes[0] & 1) != 0;
     size_t half = (n - 1) / 2;
     CLEANUP(freep) char *a = fuzz_copy(bytes + 1, half);

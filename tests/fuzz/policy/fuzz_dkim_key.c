@@ -1,4 +1,5 @@
 /* Any bytes as a DKIM key file, and as the record that DNS has for a key. */
+#include "policy/base/crypto.h"
 #include "policy/dkim.h"
 #include "tests/fuzz/check.h"
 
@@ -14,6 +15,16 @@ our_key(void)
         strbuf_release(&pem);
     }
     return key;
+}
+
+/* As relayd does. */
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    crypto_memory_setup();
+    return 0;
 }
 
 int

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "policy/base/mem.h"
 #include "queue/checksum.h"
 #include "queue/record.h"
 
@@ -57,7 +58,7 @@ message(uint8_t *bytes, size_t n, bool sealed)
         return;
     (void)!record_body_check(&r, NULL);
     size_t size = record_msg_size(&r);
-    char *out = malloc(size + r.msg.body.n + 1);
+    char *out = xmalloc(size + r.msg.body.n + 1);
     record_msg_encode(&r, out, size);
     if (r.msg.body.n > 0)
         memcpy(out + size, r.msg.body.p, r.msg.body.n);
@@ -79,7 +80,7 @@ recipient(uint8_t *bytes, size_t n, bool sealed)
     if (record_rcpt_decode(ID, NO, span_of(bytes, n), &r, NULL) != ERR_OK)
         return;
     size_t size = record_rcpt_size(&r);
-    char *out = malloc(size);
+    char *out = xmalloc(size);
     record_rcpt_encode(&r, out, size);
     MUST(record_rcpt_decode(ID, NO, span_of(out, size), &again, NULL) == ERR_OK);
     MUST(again.version == r.version && span_eq(again.unknown, r.unknown) &&
@@ -101,7 +102,7 @@ history(uint8_t *bytes, size_t n, bool sealed)
     if (record_past_decode(FINISHED_AT, ID, NO, span_of(bytes, n), &r, NULL) != ERR_OK)
         return;
     size_t size = record_past_size(&r);
-    char *out = malloc(size);
+    char *out = xmalloc(size);
     record_past_encode(&r, out, size);
     MUST(record_past_decode(FINISHED_AT, ID, NO, span_of(out, size), &again, NULL) == ERR_OK);
     MUST(span_eq(again.past.detail, r.past.detail) && again.past.result == r.past.result);
@@ -118,7 +119,7 @@ fact(uint8_t *bytes, size_t n, bool sealed)
     if (record_fact_decode(key, span_of(bytes, n), &r, NULL) != ERR_OK)
         return;
     size_t size = record_fact_size(&r);
-    char *out = malloc(size);
+    char *out = xmalloc(size);
     record_fact_encode(key, &r, out, size);
     MUST(record_fact_decode(key, span_of(out, size), &again, NULL) == ERR_OK);
     MUST(span_eq(again.value, r.value) && span_eq(again.unknown, r.unknown));
@@ -150,7 +151,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (n < 2)
         return 0;
     /* A copy of exactly this size, so that reading beyond it is noticed. */
-    uint8_t *bytes = malloc(n - 2 + (n == 2));
+    uint8_t *bytes = xmalloc(n - 2 + (n == 2));
     memcpy(bytes, data + 2, n - 2);
     bool sealed = data[1] & 1;
     switch (data[0] % 6) {
