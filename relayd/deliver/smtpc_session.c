@@ -24,7 +24,7 @@ smtpc_open(struct smtpc *s, const struct smtpc_host *host)
     assert(s->state == STATE_CLOSED && smtpc_idle_fifo(s));
     s->host = *host;
     s->offers = (struct smtpc_offers){0};
-    s->in_tls = s->tls_heard = s->needs_rset = s->idled = false;
+    s->in_tls = s->tls_heard = s->needs_rset = s->idled = s->took_mail = false;
     s->n_txns = 0;
     s->wait_no++;
     smtp_reply_parser_reset(&s->parser);

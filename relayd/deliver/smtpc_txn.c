@@ -397,11 +397,13 @@ smtpc_on_mail(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     struct outcome o;
     if (r->code == 421 && s->reused)
         return smtpc_close(s, SMTPC_END_AGAIN); /* it hung up while we were idle */
+    if (r->code / 100 == 4 && s->took_mail)
+        return smtpc_close(s, SMTPC_END_AGAIN); /* so many messages a session, and no more */
     if (r->code / 100 == 3)
         return smtpc_violation(s, "an odd reply to MAIL");
     s->heard = true;
     if (r->code / 100 == 2) {
-        s->group.mail_ok = true;
+        s->group.mail_ok = s->took_mail = true;
         return group_go(s);
     }
     refusal(s, r, CMD_MAIL, &o);

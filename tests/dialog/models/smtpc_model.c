@@ -373,12 +373,12 @@ on_mail(struct smtpc_model *m)
 {
     struct model_told told = refusal(m);
 
-    if (m->code == 421 && m->reused) {
+    if ((m->code == 421 && m->reused) || (m->code / 100 == 4 && m->took_mail)) {
         leave(m, SMTPC_END_AGAIN);
     } else if (m->code / 100 == 3) {
         violation(m);
     } else if (m->code / 100 == 2) {
-        m->heard = m->group.mail_ok = true;
+        m->heard = m->took_mail = m->group.mail_ok = true;
         group_go(m);
     } else if (told.kind == OUTCOME_DEFERRED && !m->conf.hop) {
         leave(m, SMTPC_END_NEXT);
@@ -655,7 +655,7 @@ void
 smtpc_model_open(struct smtpc_model *m, const struct smtpc_host *host)
 {
     m->host = *host;
-    m->tls = m->tls_heard = m->shaking = m->in_body = m->at_dot = m->needs_rset = m->idled = false;
+    m->tls = m->tls_heard = m->shaking = m->in_body = m->at_dot = m->needs_rset = m->idled = m->took_mail = false;
     m->offers = (struct smtpc_offers){.pipelining = false};
     m->n_txns = 0;
     reply_forget(m);
