@@ -322,39 +322,45 @@ free_numbers(struct walk *w, uint64_t pgno, struct span value)
     return ERR_OK;
 }
 
-static enum err_code
-overflow_head(struct walk *w, uint64_t first, size_t n, const void *page)
+/* How many pages the head of a value in overflow pages says it has. */
+static size_t
+pages_of(struct head h)
 {
-    struct head h;
-    memcpy(&h, page, sizeof(h));
-    if (h.pgno != first || h.flags != PAGE_OVERFLOW || (h.lower | (size_t)h.upper << 16) != n)
-        return damaged(w, first, "its head is wrong");
-    return ERR_OK;
+    return h.lower | (size_t)h.upper << 16;
 }
 
-/* The value of a node that lies in overflow pages. Of mail these are not read: there are too many
- * (queue_structure_value). */
+/*
+ * The value of a node that lies in overflow pages. Of mail these are not read: there are too many
+ * (queue_structure_value). A value that is put again in the same transaction, as LMDB does with its
+ * free list, stays in the pages that it has, however small it has become.
+ */
 static enum err_code
 big_value(struct walk *w, uint64_t pgno, const char *page, size_t i)
 {
     uint64_t first;
     struct node node = node_of(page, i);
+    struct head h;
     memcpy(&first, value_of(page, i), sizeof(first));
     size_t bytes = value_bytes(node), n = overflow_pages(bytes, w->page_bytes);
-    if (sizeof(node) + node.key_bytes + bytes <= node_max(w->page_bytes))
-        return damaged(w, pgno, "entry %zu is too small for pages of its own", i);
-    enum err_code code = own(w, first, n);
-    w->found.overflows += n;
-    if (code != ERR_OK || w->heads_later)
-        return code;
-    size_t read_bytes = sizeof(struct head) + (w->kind == FREE_LIST ? bytes : 0);
-    CLEANUP(freep) char *head = xmalloc(read_bytes);
-    code = read_at(w, head, read_bytes, first);
+    enum err_code code = ERR_OK;
+    if (!w->heads_later) {
+        code = first >= FIRST_PAGE && first <= w->last_page
+                   ? read_at(w, &h, sizeof(h), first)
+                   : damaged(w, pgno, "entry %zu lies where no page is", i);
+        if (code == ERR_OK && (h.pgno != first || h.flags != PAGE_OVERFLOW || pages_of(h) < n))
+            code = damaged(w, first, "its head is wrong");
+        if (code == ERR_OK)
+            n = pages_of(h);
+    }
     if (code == ERR_OK)
-        code = overflow_head(w, first, n, head);
-    if (code == ERR_OK && w->kind == FREE_LIST)
-        code = free_numbers(w, first, span_of(head + sizeof(struct head), bytes));
-    return code;
+        code = own(w, first, n);
+    w->found.overflows += n;
+    if (code != ERR_OK || w->kind != FREE_LIST)
+        return code;
+    size_t read_bytes = sizeof(h) + bytes;
+    CLEANUP(freep) char *list = xmalloc(read_bytes);
+    code = read_at(w, list, read_bytes, first);
+    return code == ERR_OK ? free_numbers(w, first, span_of(list + sizeof(h), bytes)) : code;
 }
 
 static enum err_code table_walk(struct walk *w, struct span name, const char *root, unsigned level);
