@@ -655,7 +655,8 @@ void
 smtpc_model_open(struct smtpc_model *m, const struct smtpc_host *host)
 {
     m->host = *host;
-    m->tls = m->tls_heard = m->shaking = m->in_body = m->at_dot = m->needs_rset = m->idled = m->took_mail = false;
+    m->tls = m->tls_heard = m->shaking = m->in_body = m->at_dot = m->needs_rset = m->idled =
+        m->took_mail = false;
     m->offers = (struct smtpc_offers){.pipelining = false};
     m->n_txns = 0;
     reply_forget(m);

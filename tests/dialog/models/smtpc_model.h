@@ -89,7 +89,8 @@ struct smtpc_model {
 
     /* The transaction. */
     struct model_message message;
-    bool reused, heard, took_mail, early; /* early: half a reply was there before the dot had left */
+    bool reused, heard, took_mail,
+        early; /* early: half a reply was there before the dot had left */
     struct {
         enum { NEXT_RSET, NEXT_MAIL, NEXT_RCPT, NEXT_DATA, NEXT_NONE } next;
         unsigned next_rcpt, n_asked, n_taken;
