@@ -78,7 +78,7 @@ struct smtpc {
     bool in_tls;
     bool tls_heard; /* a reply came inside TLS: it works */
     bool needs_rset;
-    bool idled; /* waited in IDLE: the peer may have hung up meanwhile */
+    bool idled;     /* waited in IDLE: the peer may have hung up meanwhile */
     bool took_mail; /* a MAIL was taken: a 4xx to a later one may be this session's only */
     unsigned n_txns;
     enum smtpc_end end;

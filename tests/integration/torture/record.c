@@ -103,6 +103,37 @@ add_file(const char *name)
     real_close(fd);
 }
 
+/* The process before may have been killed between a record and its call. It has one thread that
+ * writes, so only its last write can be that: see what the file really holds. */
+static void
+look_back(const char *name)
+{
+    REAL(open);
+    REAL(close);
+    char path[4096];
+    struct stat st;
+    const struct record *last = NULL;
+    for (uint64_t at = sizeof(*head); at < head->used;) {
+        const struct record *r = (const struct record *)(map + at);
+        if (r->kind == RECORD_WRITE || r->kind == RECORD_WRITE_SYNC)
+            last = r;
+        at = (at + sizeof(*r) + r->n + 7) / 8 * 8;
+    }
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    int fd = real_open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0 || last == NULL || last->file != st.st_ino)
+        return;
+    char *bytes = malloc((size_t)last->n + 1);
+    ssize_t n = pread(fd, bytes, last->n, (off_t)last->offset);
+    if (n != (ssize_t)last->n || memcmp(bytes, last + 1, last->n) != 0) {
+        struct iovec iov = {bytes, n < 0 ? 0 : (size_t)n};
+        add(RECORD_UNDONE, st.st_ino, 0, (uint64_t)((const char *)last - map), NULL, 0);
+        add(RECORD_WRITE, st.st_ino, last->offset, 0, &iov, 1);
+    }
+    free(bytes);
+    real_close(fd);
+}
+
 __attribute__((constructor)) static void
 begin(void)
 {
@@ -127,6 +158,8 @@ begin(void)
         head->used = sizeof(*head);
         add_file("data.mdb");
         add_file("relayd.lock");
+    } else {
+        look_back("data.mdb");
     }
     add(RECORD_START, 0, 0, 0, NULL, 0);
 }

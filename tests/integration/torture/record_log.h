@@ -28,6 +28,7 @@ enum record_kind {
     RECORD_DONE,       /* the WRITE_SYNC at `ref` has returned: it is durable */
     RECORD_SYNC_BEGIN, /* fsync or fdatasync of `file` is called (0: the directory) */
     RECORD_SYNC_END,   /* and the one that began at `ref` has returned 0 */
+    RECORD_UNDONE,     /* the write at `ref` never happened: its process was killed before it */
     RECORD_FAILED,     /* a write was short, or a write or sync failed */
     RECORD_ACK,   /* before the call: the reply "... queued as ID" goes to a client; text: ID */
     RECORD_TAKEN, /* after the call: a reply "... took TEXT" was read from a remote; TEXT */

@@ -155,6 +155,7 @@ is_cut(const struct record *r, const struct record *next)
     case RECORD_WRITE:
     case RECORD_TRUNCATE:
     case RECORD_START:
+    case RECORD_UNDONE:
     case RECORD_FAILED:
     case RECORD_TAKEN:
         return next == NULL;

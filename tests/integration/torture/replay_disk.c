@@ -212,6 +212,16 @@ synced(struct disk *disk, uint64_t inode, uint64_t began)
     disk->n_pending = kept;
 }
 
+static void
+undone(struct disk *disk, uint64_t at)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < disk->n_pending; i++)
+        if (disk->pending[i].at != at)
+            disk->pending[kept++] = disk->pending[i];
+    disk->n_pending = kept;
+}
+
 void
 disk_step(struct disk *disk, const struct record *r, uint64_t at)
 {
@@ -229,6 +239,9 @@ disk_step(struct disk *disk, const struct record *r, uint64_t at)
         break;
     case RECORD_SYNC_END:
         synced(disk, r->file, r->ref);
+        break;
+    case RECORD_UNDONE:
+        undone(disk, r->ref);
         break;
     case RECORD_FAILED:
         disk->failed = true;
