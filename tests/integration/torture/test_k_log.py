@@ -39,12 +39,15 @@ def differences(node):
 
 
 def reconcile(node):
-    """The number of recipients, when log and queue agree (while mail moves on between looks)."""
+    """The number of recipients, when log and queue agree: mail moves on between a look at one and at
+    the other, but no message differs in the same way twice."""
+    looks = [None, differences(node)]
     wrong = {}
 
     def agree():
+        looks[:] = looks[1], differences(node)
         wrong.clear()
-        wrong.update(differences(node))
+        wrong.update(looks[0].items() & looks[1].items())
         return not wrong
 
     try:
@@ -66,7 +69,7 @@ def test_k07_every_recipient_has_one_final_line(world, promise):
         if fates[name]:
             mx.answer("rcpt", fates[name])
         if name == "slow":
-            mx.answer("rcpt", lambda s: rng.choice(["250 ok"] * 6 + ["451 4.3.0 later", "452 4.5.3 more"]))
+            mx.answer("rcpt", lambda s: rng.choice(["250 ok"] * 6 + ["451 4.3.0 later", "450 4.2.1 later"]))
             mx.answer("dot", lambda s: rng.choice(["250 ok"] * 6 + ["451 4.3.0 later"]))
         if name == "gone":
             mx.answer("mail", lambda s: rng.choice(["250 ok"] * 6 + [CLOSE, "421 4.3.2 later"]))
