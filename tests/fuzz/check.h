@@ -24,7 +24,6 @@ fuzz_no_memory(void)
     return false;
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv); /* optional: before the first input */
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 /* A copy without a NUL behind it; free() it. */

@@ -22,7 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-__attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
+#include "policy/base/crypto.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 bool fuzz_no_memory(void);
 
@@ -191,8 +192,7 @@ look(const char *file, long at)
 int
 main(int argc, char **argv)
 {
-    if (LLVMFuzzerInitialize != NULL)
-        LLVMFuzzerInitialize(&argc, &argv);
+    crypto_memory_setup(); /* as relayd does */
     if (argc == 3 && argv[1][0] == '=')
         return look(argv[2], atol(argv[1] + 1));
     long n_cases = 0, n_bad = 0, most = argc > 3 ? atol(argv[1]) : 0;

@@ -1,17 +1,6 @@
 /* Pins as people write them, and certificates as peers show them. */
-#include "policy/base/crypto.h"
 #include "relayd/net/tls_pin.h"
 #include "tests/fuzz/check.h"
-
-/* As relayd does. */
-int
-LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    crypto_memory_setup();
-    return 0;
-}
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)

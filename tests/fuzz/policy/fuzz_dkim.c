@@ -5,12 +5,9 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "policy/base/crypto.h"
 #include "policy/dkim.h"
 #include "policy/header.h"
 #include "tests/fuzz/check.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 struct feed {
     struct span rest;
@@ -72,16 +69,6 @@ sign(struct span head, struct span body, size_t piece, struct dkim_result *resul
     enum err_code code = dkim_signer_sign(fx.signer, fx.ring, &message, result, &err);
     assert(code == ERR_OK || fuzz_no_memory());
     return code == ERR_OK;
-}
-
-/* As relayd does. */
-int
-LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    crypto_memory_setup();
-    return 0;
 }
 
 int

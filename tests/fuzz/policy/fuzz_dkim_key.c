@@ -1,5 +1,4 @@
 /* Any bytes as a DKIM key file, and as the record that DNS has for a key. */
-#include "policy/base/crypto.h"
 #include "policy/dkim.h"
 #include "tests/fuzz/check.h"
 
@@ -15,16 +14,6 @@ our_key(void)
         strbuf_release(&pem);
     }
     return key;
-}
-
-/* As relayd does. */
-int
-LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    crypto_memory_setup();
-    return 0;
 }
 
 int

@@ -3,7 +3,6 @@
  * as recipient. Nothing signed by somebody else is taken; what is given out is a mailbox within the
  * limits, at our domain, and leads back to the sender it was made of, and never to ourselves.
  */
-#include "policy/base/crypto.h"
 #include "policy/base/domain.h"
 #include "policy/base/mem.h"
 #include "policy/srs.h"
@@ -72,16 +71,6 @@ check_forward(struct span sender, const struct mailbox *parsed, struct span doma
     strbuf_reset(&back);
     if (srs_reverse(&ours, &m, now + days * DAY, &back) == SRS_OK)
         CHECK(days <= SRS_DAYS_VALID + 1 + SRS_DAYS_SKEW);
-}
-
-/* As relayd does. */
-int
-LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc;
-    (void)argv;
-    crypto_memory_setup();
-    return 0;
 }
 
 int
