@@ -18,11 +18,12 @@ FINAL = ("delivered", "failed", "discarded")
 
 def books(node):
     """(recipients accepted, by message; final lines, by (message, recipient))"""
-    accepted = {e["msg"]: int(e["rcpts"]) for e in node.log.all(event="received")}
-    final = collections.Counter((e["msg"], e["rcpt"]) for e in node.log.all(event="attempt")
-                                if e["outcome"] in FINAL)
+    events = node.log.all()  # one look: what is final in it was accepted in it
+    accepted = {e["msg"]: int(e["rcpts"]) for e in events if e["event"] == "received"}
+    final = collections.Counter((e["msg"], e["rcpt"]) for e in events
+                                if e["event"] == "attempt" and e["outcome"] in FINAL)
     # Taken out by hand: there is a line for each, by its number in the message.
-    final.update((e["msg"], e["no"]) for e in node.log.all(event="removed"))
+    final.update((e["msg"], e["no"]) for e in events if e["event"] == "removed")
     return accepted, final
 
 
@@ -61,6 +62,8 @@ def test_k07_every_recipient_has_one_final_line(world, promise):
     promise("K07", "log, queue and ledger agree: accepted once, one final line per recipient")
     seed = random.randrange(1 << 30)
     rng, ledger = random.Random(seed), Ledger()
+    # A host that complains of the rate as long as the long run takes is slowed to a message in 10 s.
+    more = size("452 4.5.3 more", "450 4.2.1 later")
     fates = {"good": None, "slow": None, "bad": "550 5.1.1 no such user", "gone": None,
              "later": None}
     for name in fates:
@@ -69,7 +72,7 @@ def test_k07_every_recipient_has_one_final_line(world, promise):
         if fates[name]:
             mx.answer("rcpt", fates[name])
         if name == "slow":
-            mx.answer("rcpt", lambda s: rng.choice(["250 ok"] * 6 + ["451 4.3.0 later", "450 4.2.1 later"]))
+            mx.answer("rcpt", lambda s: rng.choice(["250 ok"] * 6 + ["451 4.3.0 later", more]))
             mx.answer("dot", lambda s: rng.choice(["250 ok"] * 6 + ["451 4.3.0 later"]))
         if name == "gone":
             mx.answer("mail", lambda s: rng.choice(["250 ok"] * 6 + [CLOSE, "421 4.3.2 later"]))
