@@ -588,6 +588,6 @@ queue_structure_value(const void *value, size_t bytes, size_t key_bytes, size_t 
     struct head h = head_of(at);
     bool mapped = map != NULL && at >= map && at < map + map_bytes;
     return (h.flags == PAGE_OVERFLOW || (!mapped && h.flags == (PAGE_OVERFLOW | PAGE_DIRTY))) &&
-           (h.lower | (size_t)h.upper << 16) == overflow_pages(bytes, page_bytes) &&
+           pages_of(h) == overflow_pages(bytes, page_bytes) &&
            (!mapped || h.pgno == (uint64_t)(at - map) / page_bytes);
 }

@@ -1,6 +1,7 @@
 #include "policy/base/crypto.h"
 
 #include <openssl/crypto.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
@@ -32,6 +33,8 @@ crypto_free(void *p, const char *file, int line)
 void
 crypto_memory_setup(void)
 {
-    if (!CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free))
+    if (!CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free)) {
+        fputs("relayd: libcrypto took memory before the program began\n", stderr);
         abort();
+    }
 }

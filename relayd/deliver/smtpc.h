@@ -37,7 +37,8 @@ enum smtpc_end {
     SMTPC_END_NEXT,  /* this host failed (smtpc_failure): next endpoint, transaction or not */
     SMTPC_END_STOP,  /* it failed, and the other endpoints would as well: walk no further */
     SMTPC_END_CLEAR, /* opportunistic TLS failed: the same endpoint in clear */
-    SMTPC_END_AGAIN, /* a reused session had ended meanwhile: the same endpoint afresh, no cost */
+    SMTPC_END_AGAIN, /* a reused session has ended, or takes no more: the same endpoint afresh, no
+                        cost */
 };
 
 enum smtpc_loss {

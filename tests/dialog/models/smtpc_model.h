@@ -67,7 +67,7 @@ struct smtpc_model {
     bool busy; /* a transaction is in hand */
 
     /* The session. */
-    bool tls, tls_heard, shaking, in_body, at_dot, needs_rset, idled;
+    bool tls, tls_heard, shaking, in_body, at_dot, needs_rset, idled, took_mail;
     struct smtpc_offers offers;
     unsigned n_txns;
 
@@ -89,8 +89,7 @@ struct smtpc_model {
 
     /* The transaction. */
     struct model_message message;
-    bool reused, heard, took_mail,
-        early; /* early: half a reply was there before the dot had left */
+    bool reused, heard, early; /* early: half a reply was there before the dot had left */
     struct {
         enum { NEXT_RSET, NEXT_MAIL, NEXT_RCPT, NEXT_DATA, NEXT_NONE } next;
         unsigned next_rcpt, n_asked, n_taken;
