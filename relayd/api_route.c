@@ -118,7 +118,7 @@ struct suspend_call {
     msec_t until_at;
     struct store_fact facts[PAUSE_ROUTE + 1];
     char keys[PAUSE_ROUTE + 1][300];
-    char value[9 + 256];
+    char value[SUSPENSION_VALUE_MAX];
 };
 
 static void
@@ -171,16 +171,12 @@ kind_of(struct daemon *d, const char *target)
 static void
 set_fact(struct suspend_call *sc, size_t i, enum pause_kind kind)
 {
-    snprintf(sc->keys[i], sizeof(sc->keys[i]), "suspend:%s:%s", pause_kind_name(kind), sc->target);
+    snprintf(sc->keys[i], sizeof(sc->keys[i]), SCHEDULE_SUSPEND_SPACE "%s:%s",
+             pause_kind_name(kind), sc->target);
     sc->facts[i] = (struct store_fact){.key = span_str(sc->keys[i]), .remove = !sc->suspend};
     if (!sc->suspend)
         return;
-    size_t n = strlen(sc->reason);
-    sc->value[0] = 1;
-    for (int b = 0; b < 8; b++)
-        sc->value[1 + b] = (char)(sc->until_at >> (56 - 8 * b));
-    memcpy(sc->value + 9, sc->reason, n);
-    sc->facts[i].value = span_of(sc->value, 9 + n);
+    sc->facts[i].value = schedule_suspension_value(sc->value, sc->until_at, span_str(sc->reason));
 }
 
 static void

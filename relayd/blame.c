@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "policy/base/codec.h"
 #include "policy/base/mem.h"
 #include "relayd/daemon.h"
 
@@ -17,6 +18,7 @@
 #define OF_MSG SPACE "msg:"
 #define OF_PRINT SPACE "print:"
 #define ROWS_MAX 1000
+#define ROW_VERSION 1
 #define ROW_BYTES 13
 #define BLAME_KEEP_MS (30 * DAY)
 #define LOG_MS SECOND /* how long a start waits for its alert to be written */
@@ -84,10 +86,13 @@ row_find(struct blame *b, uint64_t id, uint64_t print)
 static void
 row_take(struct blame *b, const struct queue_fact *fact)
 {
-    uint64_t id = 0, print = 0, count = 0, at = 0;
+    uint64_t id = 0, print = 0;
     struct span name = fact->key;
+    struct reader r = {.left = fact->value};
+    bool known = take_number(&r, 1) == ROW_VERSION;
+    uint64_t count = take_number(&r, 4), at = take_number(&r, 8);
 
-    if (fact->value.n < ROW_BYTES || fact->value.p[0] != 1)
+    if (!known || r.bad)
         return;
     if (span_starts(name, SPAN(OF_MSG))) {
         if (!queue_id_parse(span_from(name, strlen(OF_MSG)), &id))
@@ -96,10 +101,6 @@ row_take(struct blame *b, const struct queue_fact *fact)
         CLEANUP(freep) char *hex = xstrndup(name.p, name.n);
         print = strtoull(hex + strlen(OF_PRINT), NULL, 16);
     }
-    for (int i = 1; i < 5; i++)
-        count = count << 8 | (unsigned char)fact->value.p[i];
-    for (int i = 5; i < ROW_BYTES; i++)
-        at = at << 8 | (unsigned char)fact->value.p[i];
     struct row *row = row_find(b, id, print);
     row->count = (uint32_t)count;
     row->at = (msec_t)at;
@@ -108,11 +109,9 @@ row_take(struct blame *b, const struct queue_fact *fact)
 static void
 row_encode(struct row *row)
 {
-    row->value[0] = 1;
-    for (int i = 0; i < 4; i++)
-        row->value[1 + i] = (char)(row->count >> (24 - 8 * i));
-    for (int i = 0; i < 8; i++)
-        row->value[5 + i] = (char)((uint64_t)row->at >> (56 - 8 * i));
+    row->value[0] = ROW_VERSION;
+    write_number(row->value + 1, row->count, 4);
+    write_number(row->value + 5, (uint64_t)row->at, 8);
 }
 
 /* ---- what follows ---- */

@@ -1,6 +1,6 @@
 /*
  * codec - numbers and strings of records that the queue keeps for others: big-endian, length first,
- * bounded. For attempts, histories and learned routes.
+ * bounded. For attempts, histories, learned routes, pins, suspensions and blame.
  */
 #pragma once
 
@@ -47,6 +47,14 @@ put_number(struct strbuf *out, uint64_t v, size_t n)
 {
     for (size_t i = n; i-- > 0;)
         strbuf_add_byte(out, (char)(v >> (8 * i)));
+}
+
+/* The same into a record of one size: the `n` bytes from `at` on. */
+static inline void
+write_number(char *at, uint64_t v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        at[i] = (char)(v >> (8 * (n - 1 - i)));
 }
 
 /* What is longer than `max` loses its end; `max` fits into the length. */

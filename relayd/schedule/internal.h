@@ -258,6 +258,7 @@ void pin_load(struct schedule *s, struct span domain, struct span value);
 void pins_free(struct schedule *s);
 
 /* pause.c */
+void pause_load(struct schedule *s, struct span name, struct span value); /* a suspension's row */
 bool pause_domain(const struct schedule *s, struct span domain);
 void pauses_free(struct schedule *s);
 void pauses_load(struct schedule *s, void (*then)(struct schedule *s));

@@ -13,10 +13,13 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "policy/base/codec.h"
 #include "policy/base/mem.h"
 #include "relayd/ops/log.h"
 
 #define PAUSE_ROWS_MAX 1000
+#define SUSPENSION_VERSION 1
+#define SUSPENSION_FIXED_BYTES 9
 
 const char *
 pause_kind_name(enum pause_kind kind)
@@ -146,6 +149,32 @@ schedule_suspend(struct schedule *s, enum pause_kind kind, struct span name, mse
         domain_out(s);
 }
 
+struct span
+schedule_suspension_value(char buf[static SUSPENSION_VALUE_MAX], msec_t until_at,
+                          struct span reason)
+{
+    assert(reason.n <= SUSPENSION_VALUE_MAX - SUSPENSION_FIXED_BYTES);
+    buf[0] = SUSPENSION_VERSION;
+    write_number(buf + 1, (uint64_t)until_at, 8);
+    if (reason.n > 0)
+        memcpy(buf + SUSPENSION_FIXED_BYTES, reason.p, reason.n);
+    return span_of(buf, SUSPENSION_FIXED_BYTES + reason.n);
+}
+
+void
+pause_load(struct schedule *s, struct span name, struct span value)
+{
+    struct reader r = {.left = value};
+    struct span kind = span_cut(&name, ':');
+    bool known = take_number(&r, 1) == SUSPENSION_VERSION;
+    msec_t until_at = (msec_t)take_number(&r, 8);
+    if (!known || r.bad || until_at < 0)
+        return; /* a newer program's */
+    for (int k = PAUSE_DOMAIN; k <= PAUSE_ROUTE; k++)
+        if (span_eq(kind, span_str(pause_kind_name((enum pause_kind)k))))
+            schedule_suspend(s, (enum pause_kind)k, name, until_at, r.left);
+}
+
 size_t
 schedule_resume(struct schedule *s, struct span name)
 {
@@ -231,22 +260,6 @@ struct state_read {
     char after[QUEUE_STATE_KEY_MAX];
 };
 
-static void
-take_suspension(struct schedule *s, struct span name, struct span value)
-{
-    struct span rest = name;
-    struct span kind = span_cut(&rest, ':');
-    msec_t until = 0;
-
-    if (value.n < 9 || value.p[0] != 1)
-        return;
-    for (int i = 1; i <= 8; i++)
-        until = until << 8 | (unsigned char)value.p[i];
-    for (int k = PAUSE_DOMAIN; k <= PAUSE_ROUTE; k++)
-        if (span_eq(kind, span_str(pause_kind_name((enum pause_kind)k))))
-            schedule_suspend(s, (enum pause_kind)k, rest, until, span_from(value, 9));
-}
-
 static void state_done(struct store_read *read);
 
 static void
@@ -285,7 +298,7 @@ state_done(struct store_read *read)
             else if (pins)
                 pin_load(s, name, facts->rows[i].value);
             else
-                take_suspension(s, name, facts->rows[i].value);
+                pause_load(s, name, facts->rows[i].value);
         }
         if (facts->more && facts->n_rows > 0) {
             struct queue_facts page = *facts;
@@ -296,7 +309,7 @@ state_done(struct store_read *read)
         queue_facts_release(facts);
     }
     if (!pins) {
-        state_read(sr, holds ? SPAN("suspend:") : SPAN(SCHEDULE_PIN_SPACE), SPAN_NONE);
+        state_read(sr, holds ? SPAN(SCHEDULE_SUSPEND_SPACE) : SPAN(SCHEDULE_PIN_SPACE), SPAN_NONE);
         return;
     }
     void (*then)(struct schedule *) = sr->then;

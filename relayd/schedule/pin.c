@@ -12,26 +12,11 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "policy/base/codec.h"
 #include "policy/base/mem.h"
 
 #define PIN_VERSION 1
 #define PIN_FIXED_BYTES 17
-
-static void
-put_time(char *at, msec_t time)
-{
-    for (int b = 0; b < 8; b++)
-        at[b] = (char)(time >> (56 - 8 * b));
-}
-
-static msec_t
-take_time(const char *at)
-{
-    uint64_t time = 0;
-    for (int b = 0; b < 8; b++)
-        time = time << 8 | (unsigned char)at[b];
-    return (msec_t)time;
-}
 
 struct span
 schedule_pin_value(char buf[static PIN_VALUE_MAX], struct span route, msec_t since_at,
@@ -39,8 +24,8 @@ schedule_pin_value(char buf[static PIN_VALUE_MAX], struct span route, msec_t sin
 {
     assert(route.n <= PIN_VALUE_MAX - PIN_FIXED_BYTES);
     buf[0] = PIN_VERSION;
-    put_time(buf + 1, since_at);
-    put_time(buf + 9, until_at);
+    write_number(buf + 1, (uint64_t)since_at, 8);
+    write_number(buf + 9, (uint64_t)until_at, 8);
     memcpy(buf + PIN_FIXED_BYTES, route.p, route.n);
     return span_of(buf, PIN_FIXED_BYTES + route.n);
 }
@@ -48,10 +33,12 @@ schedule_pin_value(char buf[static PIN_VALUE_MAX], struct span route, msec_t sin
 void
 pin_load(struct schedule *s, struct span domain, struct span value)
 {
-    if (value.n <= PIN_FIXED_BYTES || value.p[0] != PIN_VERSION)
+    struct reader r = {.left = value};
+    bool known = take_number(&r, 1) == PIN_VERSION;
+    msec_t since_at = (msec_t)take_number(&r, 8), until_at = (msec_t)take_number(&r, 8);
+    if (!known || r.bad || r.left.n == 0)
         return; /* a newer program's */
-    schedule_pin(s, domain, span_from(value, PIN_FIXED_BYTES), take_time(value.p + 1),
-                 take_time(value.p + 9));
+    schedule_pin(s, domain, r.left, since_at, until_at);
 }
 
 static void

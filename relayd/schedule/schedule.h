@@ -173,7 +173,9 @@ schedule_give_up(struct schedule *s, const struct queue_row *row, const struct o
 /* A held domain was released or a suspension ended: look at everything again. */
 void schedule_rescan(struct schedule *s);
 
-/* Suspensions: kind and name as in the state rows "suspend:KIND:NAME". */
+/* Suspensions: kind and name as in the state rows SCHEDULE_SUSPEND_SPACE "KIND:NAME". */
+#define SCHEDULE_SUSPEND_SPACE "suspend:"
+#define SUSPENSION_VALUE_MAX 272
 enum pause_kind { PAUSE_DOMAIN, PAUSE_SITE, PAUSE_ROUTE };
 const char *pause_kind_name(enum pause_kind kind); /* "domain", "site", "route" */
 struct pause {
@@ -183,6 +185,9 @@ struct pause {
     msec_t until_at; /* wall */
     struct pause *next;
 };
+/* What a suspension's row holds, written to `buf`. */
+struct span schedule_suspension_value(char buf[static SUSPENSION_VALUE_MAX], msec_t until_at,
+                                      struct span reason);
 void schedule_suspend(struct schedule *s, enum pause_kind kind, struct span name, msec_t until_at,
                       struct span reason);
 /* Returns how many suspensions of that name ended. */
