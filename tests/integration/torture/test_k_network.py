@@ -64,7 +64,22 @@ class Cable:
         """Our answers are thrown away: packets go, none comes back."""
         ip("route", verb, "blackhole", f"{self.theirs}/32")
 
+    def half_dead(self, rule):
+        """Packets meet this rule of nft where they come in, at either end."""
+        for device, within in (self.here, []), (self.there, ["ip", "netns", "exec", self.name]):
+            table = (f"table netdev {self.name} {{\nchain half {{\ntype filter hook ingress "
+                     f"device {device} priority 0;\n{rule}\n}}\n}}\n")
+            done = subprocess.run([*within, "nft", "-f", "-"], input=table, text=True,
+                                  capture_output=True)
+            assert done.returncode == 0, f"{table}: {done.stderr}"
+
+    def whole_again(self):
+        for within in [], ["ip", "netns", "exec", self.name]:
+            subprocess.run([*within, "nft", "delete", "table", "netdev", self.name],
+                           capture_output=True)
+
     def stop(self):
+        self.whole_again()
         ip("link", "del", self.here, check=False)
         ip("netns", "del", self.name, check=False)
 
@@ -153,6 +168,48 @@ def test_k08_network_goes_away_in_mid_message(cut, world, promise):
         assert len(mx.received_for(f"{stage}@dest.test")) == (2 if stage == "dot" else 1)
         promise.case()
     until(lambda: not node.queue(), what="an empty queue")
+
+
+HALF_DEAD = {
+    "5 % lost": "numgen random mod 100 < 5 drop",
+    "30 % lost": "numgen random mod 100 < 30 drop",
+    "connections reset": "tcp dport 25 numgen random mod 100 < 10 reject with tcp reset",
+    "nothing large passes": "tcp dport 25 meta length > 576 drop",
+}
+HALF_DEAD_S = 3  # TCP waits as long again before it sends once more
+LINE = "x" * 70 + "\r\n"
+
+
+@pytest.mark.parametrize("fault", HALF_DEAD)
+def test_k08_network_that_is_half_dead_loses_nothing(cut, promise, fault):
+    promise("K08", "packets are lost, connections reset, large packets swallowed: nothing fails, "
+                   "nothing comes twice without need, and all is through 10 s after it is over")
+    node, mx, cable = cut
+    node.reload({"shaping": {"default": {"max_connections": 5}}})
+    for i in range(size(1, 15)):
+        rcpts = [f"u{i}x{n}@dest.test" for n in range(20)]
+        node.ctl("suspend", "direct", "--for", "1h")
+        for n, rcpt in enumerate(rcpts):
+            node.submit("a@src.test", rcpt, mail.message(body=LINE * (300 if n % 2 else 1)))
+        mark = node.log.mark()
+        cable.half_dead(HALF_DEAD[fault])
+        node.ctl("resume", "direct")
+        begun = time.monotonic()
+        until(lambda: time.monotonic() > begun + HALF_DEAD_S, what="the fault to have lasted")
+        cable.whole_again()
+        healed = time.monotonic()
+        for rcpt in rcpts:
+            mx.wait_mail(rcpt=rcpt)
+        node.wait_empty()
+        took = time.monotonic() - healed
+        assert took < HEALED_S * PATIENCE, f"{took:.1f} s after the network was well"
+        lines = node.log.all(event="attempt", since=mark)
+        assert {line["outcome"] for line in lines} <= {"delivered", "deferred"}
+        for rcpt in rcpts:
+            doubtful = [line for line in lines if line["rcpt"] == rcpt and "maybe_twice" in line]
+            copies = len(mx.received_for(rcpt))
+            assert 1 <= copies <= 1 + len(doubtful), f"{rcpt}: {copies} copies"
+        promise.case(len(rcpts))
 
 
 @pytest.mark.skipif(not LONG, reason="half a minute of silence")
