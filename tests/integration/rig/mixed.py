@@ -8,10 +8,15 @@ from rig.ledger import Ledger
 from rig.wait import until
 
 _OURS = re.compile(rb"<((?:mix)[\w-]+)@src\.test>")
+_KINDS = ("taken", "later", "gone")
 BIG = 300_000  # bytes of a body that is stored while it is received
 
 QUICK = {"queue": {"retry": {"intervals": ["200ms"], "jitter": "0%"}},
          "shaping": {"default": {"max_rate": "none"}}}
+
+
+def _rcpt(name):
+    return f"{name}@{_KINDS[int(name.rpartition('-')[2]) % len(_KINDS)]}.test"
 
 
 class Mixed:
@@ -29,7 +34,7 @@ class Mixed:
         self._seen = set()
         self._stop = threading.Event()
         self._threads, self.errors = [], []
-        self.hosts = {d: world.mx(f"{d}.test") for d in ("taken", "later", "gone", "src")}
+        self.hosts = {d: world.mx(f"{d}.test") for d in (*_KINDS, "src")}
         for domain in ("taken", "later"):
             self.hosts[domain].on_mail = lambda got: self.ledger.arrive(got.data, got.rcpts)
         self.hosts["later"].answer("rcpt", self._later)
@@ -44,8 +49,7 @@ class Mixed:
 
     def _notice(self, got):
         for name in set(_OURS.findall(got.data)):
-            self.ledger.arrive(b"Message-ID: <" + name + b"@src.test>",
-                               [f"{name.decode()}@gone.test"])
+            self.ledger.arrive(b"Message-ID: <" + name + b"@src.test>", [_rcpt(name.decode())])
 
     def begin(self, limit=None):
         """A new round with new books; at most `limit` messages."""
@@ -86,7 +90,7 @@ class Mixed:
             if n is None:
                 return False
             name = f"mix{self._round}-{n}"
-            rcpt = f"{name}@{('taken', 'later', 'gone')[n % 3]}.test"
+            rcpt = _rcpt(name)
             body = ("x" * 70 + "\r\n") * ((BIG if n % self.BIG_EVERY == 0 else 1000) // 72)
             self.ledger.send(name, [rcpt])
             reply = session.mail("a@src.test")

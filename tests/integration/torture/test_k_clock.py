@@ -3,6 +3,7 @@
 import calendar
 import email.utils
 import pathlib
+import random
 import struct
 import subprocess
 import threading
@@ -11,7 +12,8 @@ import time
 import pytest
 
 from rig import mail
-from rig.node import sanitized
+from rig.mixed import QUICK, Mixed
+from rig.node import merge, sanitized
 from rig.promise import size
 from rig.wait import until
 
@@ -119,6 +121,29 @@ def test_k04_mail_that_waits_out_a_jump_is_delivered_when_its_host_is_well(world
     node.wait_empty()
     assert not back.mails
     promise.case()
+
+
+def test_k04_clock_jumps_under_load(world, promise):
+    promise("K04", "the clock jumps again and again under load: every recipient has one end")
+    if sanitized():
+        pytest.skip("a sanitizer wants to be the first library")
+    seed = random.SystemRandom().randrange(1 << 30)
+    jumps = random.Random(seed)
+    node = world.node(start=False, config=merge(QUICK, {"queue": {"warn_after": []}}))
+    clock = Clock(world, node)
+    traffic = Mixed(world, node.start())
+    traffic.begin(limit=size(400, 20000))
+    while traffic.going():
+        clock.jump(jumps.choice(list(JUMPS.values())))
+        some = traffic.promised() + 20
+        until(lambda: traffic.promised() >= some or not traffic.going(), what="some more mail")
+        promise.case()
+    clock.jump(0)
+    traffic.end()
+    traffic.settle()
+    node.wait_empty()
+    assert not traffic.refusals, f"seed {seed}: {traffic.refusals}"
+    assert node.ctl("verify").returncode == 0
 
 
 @pytest.mark.parametrize("name", size(["1970", "2106"], ["1970", "2038", "2106", "9999"]))
