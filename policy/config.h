@@ -192,7 +192,8 @@ struct config_direct {
     bool allow_private;
 };
 
-/* Where mail can go. routes[0] is "direct"; the hops follow in the order of the file. */
+/* Where mail can go. routes[0] is CONFIG_DIRECT; the hops follow in the order of the file. */
+#define CONFIG_DIRECT "direct"
 struct route {
     const char *name;
     enum { ROUTE_DIRECT, ROUTE_HOP } kind;

@@ -14,7 +14,7 @@ config_name_routes(struct builder *b)
     if (n > CONFIG_ROUTES_MAX - 1)
         n = CONFIG_ROUTES_MAX - 1; /* the walk reports it */
     config->routes = arena_alloc(b->arena, (n + 1) * sizeof(*config->routes));
-    config->routes[0] = (struct route){.name = "direct", .kind = ROUTE_DIRECT};
+    config->routes[0] = (struct route){.name = CONFIG_DIRECT, .kind = ROUTE_DIRECT};
     config->n_routes = 1;
     const struct config_node *hop = n == 0 ? NULL : hops->first;
     for (; config->n_routes <= n; hop = hop->next)

@@ -132,7 +132,7 @@ is_table_name(struct span name)
     for (size_t i = 0; i < name.n; i++)
         fine = fine && ((name.p[i] >= 'a' && name.p[i] <= 'z') || ascii_digit(name.p[i]) ||
                         (name.p[i] == '-' && i > 0));
-    return fine && !span_eq(name, SPAN("direct"));
+    return fine && !span_eq(name, SPAN(CONFIG_DIRECT));
 }
 
 static void

@@ -304,7 +304,7 @@ const struct option config_schema[] = {
            "Matches whatever reaches it; takes no other matcher. Without such a rule, what no rule "
            "matches is 550 5.4.4 at RCPT.",
            IN(rule, is_default)),
-    OPTION("transport_map[].route", OPT_ROUTE, NULL, "direct", "direct, or the name of a hop.",
+    OPTION("transport_map[].route", OPT_ROUTE, NULL, CONFIG_DIRECT, "direct, or the name of a hop.",
            IN(rule, route)),
     OPTION("transport_map[].fallback", OPT_ROUTES, NULL, "[us]",
            "Next routes, in order, when this one cannot be reached or refuses us.",

@@ -102,19 +102,6 @@ trust_check(const struct config *config, const struct trust_query *query,
     return false;
 }
 
-bool
-trust_possible(const struct config *config, const struct trust_query *query)
-{
-    for (size_t i = 0; i < config->n_trusted; i++) {
-        const struct config_trust *entry = &config->trusted[i];
-        if (entry->kind == CONFIG_TRUST_USERS || entry->kind == CONFIG_TRUST_CERTIFICATE ||
-            (entry->kind == CONFIG_TRUST_CIDR && find_cidr(entry, &query->peer) != NULL) ||
-            (entry->kind == CONFIG_TRUST_HOST && has_name(entry, query)))
-            return true;
-    }
-    return false;
-}
-
 const char *
 trust_address_fault(const struct ip *ip, bool allow_private)
 {

@@ -56,12 +56,6 @@ bool trust_check(const struct config *config, const struct trust_query *query,
                  struct trust_decision *ret);
 
 /*
- * Could any entry still grant this client something after STARTTLS or AUTH? For the reply text
- * (530 5.7.0 against 554 5.7.1) and for counting strangers.
- */
-bool trust_possible(const struct config *config, const struct trust_query *query);
-
-/*
  * May the name of a host entry have this address? NULL: yes. Else why not, in a word: never
  * "unspecified", "multicast", "reserved"; "loopback", "private" and "link-local" only with
  * allow_private.

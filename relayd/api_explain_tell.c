@@ -289,7 +289,7 @@ tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at
     const char *text;
     msec_t since;
 
-    if (strcmp(route, SCHEDULE_ROUTE_DIRECT) == 0 &&
+    if (strcmp(route, CONFIG_DIRECT) == 0 &&
         schedule_direct_down(d->schedule, &since, ret_at, &text)) {
         char then[LOG_TIME_BYTES];
         step(e, "route %s is down as a whole since %s: %s; next probe %s", route,

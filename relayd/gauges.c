@@ -93,7 +93,7 @@ collect_routes(struct daemon *d)
     for (size_t i = 0; i < config->n_routes; i++)
         metric_set(metric_with(d->gauges->route_up, config->routes[i].name), 1);
     if (schedule_direct_down(d->schedule, &since_at, &probe_at, &text))
-        metric_set(metric_with(d->gauges->route_up, SCHEDULE_ROUTE_DIRECT), 0);
+        metric_set(metric_with(d->gauges->route_up, CONFIG_DIRECT), 0);
     schedule_sites(d->schedule, collect_route, d);
 }
 

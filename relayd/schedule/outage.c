@@ -23,7 +23,7 @@
 bool
 site_is_direct(const struct site *site)
 {
-    return strcmp(site->route, SCHEDULE_ROUTE_DIRECT) == 0;
+    return strcmp(site->route, CONFIG_DIRECT) == 0;
 }
 
 bool
@@ -237,7 +237,7 @@ log_failed_probe(const struct schedule *s, const struct site *site, msec_t delay
     struct log_line line;
 
     log_begin(s->env.log, &line, LOG_WARNING, "route_probe_failed");
-    log_cstr(&line, "route", SCHEDULE_ROUTE_DIRECT);
+    log_cstr(&line, "route", CONFIG_DIRECT);
     log_cstr(&line, "site", site->name);
     log_cstr(&line, "text", o->failure.text);
     log_int(&line, "failures", o->failures);
@@ -340,7 +340,7 @@ outage_reached(struct site *site)
     if (o->state == OUTAGE_NONE)
         return;
     log_begin(s->env.log, &line, LOG_WARNING, "route_up");
-    log_cstr(&line, "route", SCHEDULE_ROUTE_DIRECT);
+    log_cstr(&line, "route", CONFIG_DIRECT);
     log_cstr(&line, "site", site->name);
     log_ms(&line, "down_for", clock_wall(s->clock) - o->since_at);
     log_int(&line, "failures", o->failures);

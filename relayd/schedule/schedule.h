@@ -28,7 +28,6 @@
 #define SITE_READY_MIN 100 /* but a transaction's worth at least */
 #define SITE_PROBE_HOP_MS (1 * MINUTE)
 #define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
-#define SCHEDULE_ROUTE_DIRECT "direct"     /* the name of routes[0] */
 #define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* those that found a site full are looked at again */
 
 struct schedule;

@@ -47,7 +47,7 @@ struct trust_case {
     bool tls;
     const char *user;
     int cert, spki; /* the byte that fills the digest; 0: none shown */
-    bool relay, possible;
+    bool relay;
     const char *why;
 };
 
@@ -69,8 +69,6 @@ check(const struct config *config, const struct trust_case *c)
     if (relay != c->relay || d.relay != relay || (d.entry != NULL) != relay ||
         strcmp(d.why, c->why) != 0)
         fail_msg("%s: relay=%d %s", c->peer, relay, d.why);
-    if (trust_possible(config, &query) != c->possible)
-        fail_msg("%s: possible=%d", c->peer, !c->possible);
 }
 
 static const char nothing[] = "no entry of trusted_clients matches";
@@ -80,22 +78,22 @@ any_one_entry_suffices(void **state)
 {
     (void)state;
     static const struct trust_case cases[] = {
-        {"127.0.0.1", false, "", 0, 0, true, true, "cidr 127.0.0.0/8"},
-        {"::ffff:127.0.0.1", false, "", 0, 0, true, true, "cidr 127.0.0.0/8"},
-        {"2001:db8::5", false, "", 0, 0, true, true, "cidr 2001:db8::/32"},
-        {"192.0.2.1", false, "", 0, 0, false, true, nothing},
-        {"192.0.2.1", true, "", 0, 0, false, true, nothing},
-        {"192.0.2.1", true, "alice", 0, 0, true, true, "user alice"},
-        {"192.0.2.1", true, "", 1, 9, true, true, "client certificate"},
-        {"192.0.2.1", true, "", 9, 2, true, true, "client certificate"},
-        {"192.0.2.1", true, "", 2, 1, false, true, nothing}, /* each pin looks at its own digest */
-        {"192.0.2.1", true, "", 9, 9, false, true, nothing},
-        {"10.0.0.1", true, "", 0, 0, false, true, "cidr 10.0.0.0/8 asks for auth"},
-        {"10.0.0.1", false, "bob", 0, 0, true, true, "cidr 10.0.0.0/8"},
-        {"10.1.0.1", false, "", 0, 0, false, true, "cidr 10.1.0.0/16 asks for tls"},
-        {"10.1.0.1", true, "", 0, 0, true, true, "cidr 10.1.0.0/16"},
-        {"10.2.0.1", false, "", 0, 0, false, true, "cidr 10.2.0.0/16 asks for auth and tls"},
-        {"10.2.0.1", true, "", 0, 0, false, true, "cidr 10.2.0.0/16 asks for auth"},
+        {"127.0.0.1", false, "", 0, 0, true, "cidr 127.0.0.0/8"},
+        {"::ffff:127.0.0.1", false, "", 0, 0, true, "cidr 127.0.0.0/8"},
+        {"2001:db8::5", false, "", 0, 0, true, "cidr 2001:db8::/32"},
+        {"192.0.2.1", false, "", 0, 0, false, nothing},
+        {"192.0.2.1", true, "", 0, 0, false, nothing},
+        {"192.0.2.1", true, "alice", 0, 0, true, "user alice"},
+        {"192.0.2.1", true, "", 1, 9, true, "client certificate"},
+        {"192.0.2.1", true, "", 9, 2, true, "client certificate"},
+        {"192.0.2.1", true, "", 2, 1, false, nothing}, /* each pin looks at its own digest */
+        {"192.0.2.1", true, "", 9, 9, false, nothing},
+        {"10.0.0.1", true, "", 0, 0, false, "cidr 10.0.0.0/8 asks for auth"},
+        {"10.0.0.1", false, "bob", 0, 0, true, "cidr 10.0.0.0/8"},
+        {"10.1.0.1", false, "", 0, 0, false, "cidr 10.1.0.0/16 asks for tls"},
+        {"10.1.0.1", true, "", 0, 0, true, "cidr 10.1.0.0/16"},
+        {"10.2.0.1", false, "", 0, 0, false, "cidr 10.2.0.0/16 asks for auth and tls"},
+        {"10.2.0.1", true, "", 0, 0, false, "cidr 10.2.0.0/16 asks for auth"},
     };
     struct config *config = load("  - {users_file: users}\n"
                                  "  - {client_certificate: 'SHA256:" CERT "'}\n"
@@ -117,10 +115,10 @@ a_stranger_gets_nothing_whatever_is_shown(void **state)
     struct strbuf out = STRBUF_INIT;
     struct config *config = text_load(files, 1, 0, &out);
     static const struct trust_case cases[] = {
-        {"192.0.2.1", true, "alice", 1, 2, false, false, nothing},
-        {"126.255.255.255", false, "", 0, 0, false, false, nothing},
-        {"::7f00:1", false, "", 0, 0, false, false, nothing}, /* not IPv4-mapped */
-        {"::1", false, "", 0, 0, false, false, nothing},      /* has to be trusted by itself */
+        {"192.0.2.1", true, "alice", 1, 2, false, nothing},
+        {"126.255.255.255", false, "", 0, 0, false, nothing},
+        {"::7f00:1", false, "", 0, 0, false, nothing}, /* not IPv4-mapped */
+        {"::1", false, "", 0, 0, false, nothing},      /* has to be trusted by itself */
     };
     for (size_t i = 0; i < N_ELEMENTS(cases); i++)
         check(config, &cases[i]);
@@ -134,13 +132,12 @@ a_stranger_gets_nothing_whatever_is_shown(void **state)
 /* A decision about `peer` with what the names stand for. */
 static struct trust_decision
 by_name(const struct config *config, const struct trust_names *names, const char *peer, bool tls,
-        const char *user, bool *ret_possible)
+        const char *user)
 {
     struct trust_query query = {.tls = tls, .auth_user = span_str(user), .names = names};
     struct trust_decision d;
     assert_true(ip_parse(span_str(peer), &query.peer));
     trust_check(config, &query, &d);
-    *ret_possible = trust_possible(config, &query);
     return d;
 }
 
@@ -152,17 +149,17 @@ a_name_stands_for_its_addresses_of_the_moment(void **state)
         const char *peer;
         bool tls;
         const char *user;
-        bool relay, possible;
+        bool relay;
         const char *why;
     } cases[] = {
-        {"192.0.2.1", false, "", true, true, "host office.example"},
-        {"::ffff:192.0.2.1", false, "", true, true, "host office.example"},
-        {"2001:db9::1", false, "", true, true, "host office.example"},
-        {"2001:db9::2", false, "", false, false, nothing},
-        {"192.0.2.2", false, "", false, true, "host home.example asks for auth and tls"},
-        {"192.0.2.2", true, "", false, true, "host home.example asks for auth"},
-        {"192.0.2.2", true, "bob", true, true, "host home.example"},
-        {"192.0.2.3", true, "bob", false, false, nothing}, /* of no entry */
+        {"192.0.2.1", false, "", true, "host office.example"},
+        {"::ffff:192.0.2.1", false, "", true, "host office.example"},
+        {"2001:db9::1", false, "", true, "host office.example"},
+        {"2001:db9::2", false, "", false, nothing},
+        {"192.0.2.2", false, "", false, "host home.example asks for auth and tls"},
+        {"192.0.2.2", true, "", false, "host home.example asks for auth"},
+        {"192.0.2.2", true, "bob", true, "host home.example"},
+        {"192.0.2.3", true, "bob", false, nothing}, /* of no entry */
     };
     static const struct text_file files[] = {
         {.path = "cert.pem", .text = "CERT", .mode = 0644},
@@ -190,16 +187,14 @@ a_name_stands_for_its_addresses_of_the_moment(void **state)
         {.host = "home.example", .addresses = &home, .n_addresses = 1},
         {.host = "office.example", .addresses = office, .n_addresses = 2}};
     const struct trust_names names = {.list = list, .n = N_ELEMENTS(list)};
-    bool possible;
     for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
         struct trust_decision d =
-            by_name(config, &names, cases[i].peer, cases[i].tls, cases[i].user, &possible);
-        if (d.relay != cases[i].relay || possible != cases[i].possible ||
-            strcmp(d.why, cases[i].why) != 0)
-            fail_msg("%s: relay=%d possible=%d %s", cases[i].peer, d.relay, possible, d.why);
+            by_name(config, &names, cases[i].peer, cases[i].tls, cases[i].user);
+        if (d.relay != cases[i].relay || strcmp(d.why, cases[i].why) != 0)
+            fail_msg("%s: relay=%d %s", cases[i].peer, d.relay, d.why);
         assert_true((d.entry != NULL) == d.relay);
-        d = by_name(config, NULL, cases[i].peer, cases[i].tls, cases[i].user, &possible);
-        assert_false(d.relay || possible);
+        d = by_name(config, NULL, cases[i].peer, cases[i].tls, cases[i].user);
+        assert_false(d.relay);
     }
     config_free(config);
     strbuf_release(&out);
