@@ -1,7 +1,6 @@
 /*
  * How: the trees are walked with pread(), so that a sector that cannot be read is an error and not
- * a signal; one page buffer a level, one bit a page. The structures are those of LMDB's file format
- * 1 (all of 0.9) for 64-bit little-endian machines.
+ * a signal; one page buffer a level, one bit a page.
  *
  *   meta 0, meta 1 -> free list: transaction -> page numbers
  *                  -> main: name -> root of a table -> branches -> leaves -> overflow pages
@@ -10,8 +9,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,72 +17,7 @@
 
 #include "policy/base/mem.h"
 #include "queue/queue_impl.h"
-
-#define MAGIC 0xBEEFC0DEu
-#define LMDB_FORMAT 1
-#define PAGE_BRANCH 0x01
-#define PAGE_LEAF 0x02
-#define PAGE_OVERFLOW 0x04
-#define PAGE_META 0x08
-#define PAGE_DIRTY 0x10   /* changed in a transaction that is not committed: never in the file */
-#define NODE_BIG 0x01     /* the value lies in overflow pages */
-#define NODE_TABLE 0x02   /* the value is the root of a table */
-#define FLAG_FIXED 0x01   /* of the environment: the file tells where to map it; never ours */
-#define FLAG_INTEGER 0x08 /* of the free list: keys are numbers */
-#define NO_PAGE UINT64_MAX
-#define FIRST_PAGE 2 /* behind the meta pages */
-#define PAGE_BYTES_MIN 512
-#define PAGE_BYTES_MAX 65536
-#define DEPTH_MAX 32           /* LMDB's own limit */
-#define LEVELS (2 * DEPTH_MAX) /* a table's tree hangs below the main one */
-#define KEY_MAX 511            /* LMDB's own limit */
-#define NODES_PER_LEAF_MIN 2   /* LMDB's own: larger values go to overflow pages */
-#define WORDS (PAGE_BYTES_MAX / 2 / 64)
-
-struct head {
-    uint64_t pgno;
-    uint16_t pad, flags;
-    uint16_t lower, upper; /* overflow: together the number of pages */
-};
-
-struct node {
-    uint16_t lo, hi, flags, key_bytes; /* leaf: size of the value; branch: page number */
-};
-
-struct tree {
-    uint32_t pad; /* of the free list: page size */
-    uint16_t flags, depth;
-    uint64_t branches, leaves, overflows, entries, root;
-};
-
-struct meta {
-    uint32_t magic, version;
-    uint64_t address, map_bytes;
-    struct tree free, main;
-    uint64_t last_page, txn;
-};
-
-_Static_assert(sizeof(struct head) == 16 && sizeof(struct node) == 8, "as in LMDB's file");
-_Static_assert(sizeof(struct tree) == 48 && sizeof(struct meta) == 136, "as in LMDB's file");
-
-enum kind { FREE_LIST, MAIN, OURS };
-
-struct walk {
-    int fd;
-    const char *path;
-    struct err *err;
-    size_t page_bytes;
-    uint64_t last_page, txn;
-    unsigned char *owned; /* a bit a page */
-    char *pages[LEVELS];
-    /* of the tree that is walked */
-    enum kind kind;
-    const char *name;
-    size_t key_bytes; /* of all its keys; 0: they differ */
-    bool heads_later; /* overflow pages are looked at when they are read, not now */
-    struct tree want, found;
-    uint64_t last_free_txn;
-};
+#include "queue/structure_impl.h"
 
 /* Keys of the tables that have one size. */
 static const size_t key_sizes[TABLES] = {
@@ -96,19 +28,6 @@ static const size_t key_sizes[TABLES] = {
 };
 
 /* ---------------------------------------------------------------------------------- reading */
-
-static enum err_code __attribute__((format(printf, 3, 4)))
-damaged(struct walk *w, uint64_t page, const char *fmt, ...)
-{
-    char what[128];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(what, sizeof(what), fmt, ap);
-    va_end(ap);
-    return err_set(w->err, ERR_CORRUPT,
-                   "queue %s: " QUEUE_DATA_FILE " is damaged: page %" PRIu64 " (%s): %s", w->path,
-                   page, w->name, what);
-}
 
 static enum err_code
 read_at(struct walk *w, void *to, size_t n, uint64_t page)
@@ -131,169 +50,13 @@ static enum err_code
 own(struct walk *w, uint64_t page, uint64_t n)
 {
     if (page < FIRST_PAGE || page > w->last_page || n > w->last_page - page + 1)
-        return damaged(w, page, "there is no such page");
+        return structure_damaged(w, page, "there is no such page");
     for (uint64_t p = page; p < page + n; p++) {
         unsigned char bit = (unsigned char)(1u << (p & 7));
         if ((w->owned[p >> 3] & bit) != 0)
-            return damaged(w, p, "it is in use twice");
+            return structure_damaged(w, p, "it is in use twice");
         w->owned[p >> 3] |= bit;
     }
-    return ERR_OK;
-}
-
-static struct head
-head_of(const char *page)
-{
-    struct head h;
-    memcpy(&h, page, sizeof(h));
-    return h;
-}
-
-static size_t
-nodes_of(const char *page)
-{
-    return (head_of(page).lower - sizeof(struct head)) / 2;
-}
-
-static size_t
-offset_of(const char *page, size_t i)
-{
-    uint16_t offset;
-    memcpy(&offset, page + sizeof(struct head) + 2 * i, sizeof(offset));
-    return offset;
-}
-
-static struct node
-node_of(const char *page, size_t i)
-{
-    struct node n;
-    memcpy(&n, page + offset_of(page, i), sizeof(n));
-    return n;
-}
-
-static struct span
-key_of(const char *page, size_t i)
-{
-    return span_of(page + offset_of(page, i) + sizeof(struct node), node_of(page, i).key_bytes);
-}
-
-static const char *
-value_of(const char *page, size_t i)
-{
-    struct span key = key_of(page, i);
-    return key.p + key.n;
-}
-
-static size_t
-value_bytes(struct node n)
-{
-    return (size_t)n.lo | (size_t)n.hi << 16;
-}
-
-static uint64_t
-child_of(struct node n)
-{
-    return (uint64_t)n.lo | (uint64_t)n.hi << 16 | (uint64_t)n.flags << 32;
-}
-
-/* A node that is larger than this has its value in overflow pages. */
-static size_t
-node_max(size_t page_bytes)
-{
-    return (((page_bytes - sizeof(struct head)) / NODES_PER_LEAF_MIN) & ~(size_t)1) - 2;
-}
-
-static size_t
-overflow_pages(size_t bytes, size_t page_bytes)
-{
-    return (sizeof(struct head) - 1 + bytes) / page_bytes + 1;
-}
-
-/* ----------------------------------------------------------------------------- inside a page */
-
-static bool
-bit_is_new(uint64_t words[WORDS], size_t i)
-{
-    uint64_t bit = (uint64_t)1 << (i & 63);
-    bool is_new = (words[i >> 6] & bit) == 0;
-    words[i >> 6] |= bit;
-    return is_new;
-}
-
-/* Bytes of a node on its page; 0 when it does not fit there. */
-static size_t
-node_bytes(const struct walk *w, const char *page, size_t i, bool leaf)
-{
-    size_t at = offset_of(page, i);
-    if ((at & 1) != 0 || at < head_of(page).upper || at + sizeof(struct node) > w->page_bytes)
-        return 0;
-    struct node n = node_of(page, i);
-    size_t bytes = sizeof(n) + n.key_bytes;
-    if (leaf)
-        bytes += (n.flags & NODE_BIG) != 0 ? sizeof(uint64_t) : value_bytes(n);
-    bytes = (bytes + 1) & ~(size_t)1;
-    return bytes <= w->page_bytes - at ? bytes : 0;
-}
-
-/* The nodes fill the page's end without gap or overlap: each begins where another one ends. */
-static enum err_code
-layout_check(struct walk *w, uint64_t pgno, const char *page, bool leaf)
-{
-    uint64_t begins[WORDS], ends[WORDS];
-    struct head h = head_of(page);
-    size_t words = w->page_bytes / 2 / 64;
-    if (h.lower < sizeof(h) || (h.lower & 1) != 0 || h.lower > h.upper || (h.upper & 1) != 0 ||
-        h.upper > w->page_bytes)
-        return damaged(w, pgno, "its head is wrong");
-    size_t n = nodes_of(page);
-    if (n < (leaf || w->kind == FREE_LIST ? 1 : 2))
-        return damaged(w, pgno, "it holds %zu entries", n);
-    memset(begins, 0, words * sizeof(begins[0]));
-    memset(ends, 0, words * sizeof(ends[0]));
-    bit_is_new(ends, h.upper / 2 % (w->page_bytes / 2));
-    for (size_t i = 0; i < n; i++) {
-        size_t bytes = node_bytes(w, page, i, leaf), at = offset_of(page, i);
-        if (bytes == 0)
-            return damaged(w, pgno, "entry %zu lies outside of it", i);
-        bool good = bit_is_new(begins, at / 2);
-        if (at + bytes < w->page_bytes)
-            good = bit_is_new(ends, (at + bytes) / 2) && good;
-        if (!good)
-            return damaged(w, pgno, "entry %zu overlaps another one", i);
-    }
-    return memcmp(begins, ends, words * sizeof(begins[0])) == 0
-               ? ERR_OK
-               : damaged(w, pgno, "its entries overlap or leave gaps");
-}
-
-static int
-key_cmp(const struct walk *w, struct span a, struct span b)
-{
-    if (w->kind != FREE_LIST)
-        return span_cmp(a, b);
-    uint64_t x, y;
-    memcpy(&x, a.p, sizeof(x));
-    memcpy(&y, b.p, sizeof(y));
-    return x < y ? -1 : x > y;
-}
-
-/* The keys ascend, from `low` on and below `high` (NULL: no bound). A branch's first is not read.
- */
-static enum err_code
-keys_check(struct walk *w, uint64_t pgno, const char *page, bool leaf, const struct span *low,
-           const struct span *high)
-{
-    size_t n = nodes_of(page), first = leaf ? 0 : 1;
-    for (size_t i = first; i < n; i++) {
-        struct span key = key_of(page, i);
-        if (key.n == 0 || key.n > KEY_MAX || (w->key_bytes != 0 && key.n != w->key_bytes))
-            return damaged(w, pgno, "a key of %zu bytes", key.n);
-        if (i > first && key_cmp(w, key_of(page, i - 1), key) >= 0)
-            return damaged(w, pgno, "key %zu is out of order", i);
-    }
-    if ((low != NULL && n > first && key_cmp(w, key_of(page, first), *low) < 0) ||
-        (high != NULL && n > first && key_cmp(w, key_of(page, n - 1), *high) >= 0))
-        return damaged(w, pgno, "its keys belong elsewhere");
     return ERR_OK;
 }
 
@@ -305,28 +68,22 @@ free_numbers(struct walk *w, uint64_t pgno, struct span value)
 {
     uint64_t n, before = NO_PAGE;
     if (value.n < sizeof(n) || value.n % sizeof(n) != 0)
-        return damaged(w, pgno, "a list of %zu bytes", value.n);
+        return structure_damaged(w, pgno, "a list of %zu bytes", value.n);
     memcpy(&n, value.p, sizeof(n));
     if (n > value.n / sizeof(n) - 1)
-        return damaged(w, pgno, "a list of %zu bytes with %" PRIu64 " numbers", value.n, n);
+        return structure_damaged(w, pgno, "a list of %zu bytes with %" PRIu64 " numbers", value.n,
+                                 n);
     for (size_t i = 1; i <= n; i++) {
         uint64_t page;
         memcpy(&page, value.p + i * sizeof(page), sizeof(page));
         if (page >= before)
-            return damaged(w, pgno, "a list whose numbers do not descend");
+            return structure_damaged(w, pgno, "a list whose numbers do not descend");
         enum err_code code = own(w, page, 1);
         if (code != ERR_OK)
             return code;
         before = page;
     }
     return ERR_OK;
-}
-
-/* How many pages the head of a value in overflow pages says it has. */
-static size_t
-pages_of(struct head h)
-{
-    return h.lower | (size_t)h.upper << 16;
 }
 
 /*
@@ -346,9 +103,9 @@ big_value(struct walk *w, uint64_t pgno, const char *page, size_t i)
     if (!w->heads_later) {
         code = first >= FIRST_PAGE && first <= w->last_page
                    ? read_at(w, &h, sizeof(h), first)
-                   : damaged(w, pgno, "entry %zu lies where no page is", i);
+                   : structure_damaged(w, pgno, "entry %zu lies where no page is", i);
         if (code == ERR_OK && (h.pgno != first || h.flags != PAGE_OVERFLOW || pages_of(h) < n))
-            code = damaged(w, first, "its head is wrong");
+            code = structure_damaged(w, first, "its head is wrong");
         if (code == ERR_OK)
             n = pages_of(h);
     }
@@ -371,16 +128,16 @@ value_check(struct walk *w, uint64_t pgno, const char *page, size_t i, unsigned 
     struct node node = node_of(page, i);
     w->found.entries++;
     if (node.flags != (w->kind == MAIN ? NODE_TABLE : node.flags & NODE_BIG))
-        return damaged(w, pgno, "entry %zu has flags %x", i, node.flags);
+        return structure_damaged(w, pgno, "entry %zu has flags %x", i, node.flags);
     if (w->kind == FREE_LIST) {
         memcpy(&w->last_free_txn, key_of(page, i).p, sizeof(w->last_free_txn));
         if (w->last_free_txn > w->txn)
-            return damaged(w, pgno, "a transaction that was never made");
+            return structure_damaged(w, pgno, "a transaction that was never made");
     }
     if (w->kind == MAIN)
         return value_bytes(node) == sizeof(struct tree)
                    ? table_walk(w, key_of(page, i), value_of(page, i), level)
-                   : damaged(w, pgno, "a root of %zu bytes", value_bytes(node));
+                   : structure_damaged(w, pgno, "a root of %zu bytes", value_bytes(node));
     if ((node.flags & NODE_BIG) != 0)
         return big_value(w, pgno, page, i);
     return w->kind == FREE_LIST
@@ -424,10 +181,11 @@ page_walk(struct walk *w, uint64_t pgno, unsigned depth, unsigned level, const s
         return code;
     struct head h = head_of(page);
     if (h.pgno != pgno || h.flags != (leaf ? PAGE_LEAF : PAGE_BRANCH))
-        return damaged(w, pgno, "it says to be page %" PRIu64 ", of kind %x", h.pgno, h.flags);
-    code = layout_check(w, pgno, page, leaf);
+        return structure_damaged(w, pgno, "it says to be page %" PRIu64 ", of kind %x", h.pgno,
+                                 h.flags);
+    code = structure_layout_check(w, pgno, page, leaf);
     if (code == ERR_OK)
-        code = keys_check(w, pgno, page, leaf, low, high);
+        code = structure_keys_check(w, pgno, page, leaf, low, high);
     if (code == ERR_OK && !leaf)
         return branch_walk(w, page, depth, level, low, high);
     w->found.leaves++;
@@ -449,14 +207,14 @@ tree_walk(struct walk *w, enum kind kind, const char *name, size_t key_bytes,
     w->found = (struct tree){.root = want->root, .depth = want->depth};
     if (want->depth > DEPTH_MAX || (want->depth == 0) != (want->root == NO_PAGE) ||
         (kind != FREE_LIST && want->flags != 0))
-        return damaged(w, want->root, "its root is wrong");
+        return structure_damaged(w, want->root, "its root is wrong");
     if (want->root != NO_PAGE)
         code = page_walk(w, want->root, 1, level, NULL, NULL);
     if (code != ERR_OK)
         return code;
     if (w->found.branches != want->branches || w->found.leaves != want->leaves ||
         w->found.overflows != want->overflows || w->found.entries != want->entries)
-        return damaged(w, want->root, "its tree has not the size that its root tells");
+        return structure_damaged(w, want->root, "its tree has not the size that its root tells");
     return ERR_OK;
 }
 
@@ -502,14 +260,14 @@ meta_read(struct walk *w, uint64_t which, struct meta *ret)
                                     "queue %s: " QUEUE_DATA_FILE
                                     " is no queue, or its first page is damaged",
                                     w->path)
-                          : damaged(w, which, "it is no meta page");
+                          : structure_damaged(w, which, "it is no meta page");
     if (ret->version != LMDB_FORMAT)
         return err_set(w->err, ERR_VERSION,
                        "queue %s: " QUEUE_DATA_FILE " has format %u of LMDB; this relayd reads %d",
                        w->path, (unsigned)ret->version, LMDB_FORMAT);
     size_t bytes = ret->free.pad;
     if (bytes < PAGE_BYTES_MIN || bytes > PAGE_BYTES_MAX || (bytes & (bytes - 1)) != 0)
-        return damaged(w, which, "a page size of %zu", bytes);
+        return structure_damaged(w, which, "a page size of %zu", bytes);
     w->page_bytes = bytes;
     return ERR_OK;
 }
@@ -532,12 +290,13 @@ metas_check(struct walk *w, struct meta *ret)
         return code;
     if (w->page_bytes != page_bytes || m[0].free.flags != m[1].free.flags ||
         (m[0].free.flags & (FLAG_INTEGER | FLAG_FIXED)) != FLAG_INTEGER)
-        return damaged(w, 1, "the meta pages contradict each other");
+        return structure_damaged(w, 1, "the meta pages contradict each other");
     bool virgin = m[0].txn == 0 && m[1].txn == 0;
     if (!virgin && (m[0].txn % 2 != 0 || m[1].txn % 2 != 1 ||
                     (m[0].txn + 1 != m[1].txn && m[1].txn + 1 != m[0].txn)))
-        return damaged(w, 0, "transactions %" PRIu64 " and %" PRIu64 " do not follow each other",
-                       m[0].txn, m[1].txn);
+        return structure_damaged(
+            w, 0, "transactions %" PRIu64 " and %" PRIu64 " do not follow each other", m[0].txn,
+            m[1].txn);
     *ret = m[m[1].txn > m[0].txn];
     return ERR_OK;
 }
@@ -556,12 +315,13 @@ check(struct walk *w)
     w->last_page = meta.last_page;
     w->txn = meta.txn;
     if (meta.last_page < 1 || meta.last_page / 8 > (uint64_t)st.st_size)
-        return damaged(w, meta.txn & 1, "the last page cannot be %" PRIu64, meta.last_page);
+        return structure_damaged(w, meta.txn & 1, "the last page cannot be %" PRIu64,
+                                 meta.last_page);
     w->owned = xcalloc(1, meta.last_page / 8 + 1);
     code = tree_walk(w, FREE_LIST, "free list", sizeof(uint64_t), &meta.free, 0);
     /* Every transaction frees the root that it replaces. */
     if (code == ERR_OK && meta.txn > 1 && w->last_free_txn != meta.txn)
-        code = damaged(w, meta.txn & 1, "its transaction freed nothing");
+        code = structure_damaged(w, meta.txn & 1, "its transaction freed nothing");
     if (code == ERR_OK)
         code = tree_walk(w, MAIN, "list of tables", 0, &meta.main, 0);
     return code;
