@@ -5,9 +5,9 @@
  * SSL_CTX and so our policy, and the last of them frees both. That makes it safe to drop a context
  * in a worker while the loop still serves connections made with it.
  *
- * Used by conn_tls.c (handshakes) and by whoever builds configurations.
+ * Used by whoever builds configurations; connections by way of tls_ssl.c.
  */
-#include "relayd/net/tls_private.h"
+#include "relayd/net/tls_ctx.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -17,50 +17,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
-#include <openssl/x509v3.h>
+#include <openssl/x509.h>
 
-#include "policy/base/ip.h"
 #include "policy/base/mem.h"
-#include "relayd/net/tls_pin.h"
-#include "relayd/net/tls_sessions.h"
 
-#define FILES_MAX 3
 #define KEY_FILE_MAX 65536 /* a PEM key has a few KiB; perhaps its chain stands before it */
-
-/* Whom a client's SSL speaks to: under what its sessions are kept. */
-struct peer {
-    msec_t begun_at; /* monotonic */
-    char key[];      /* "name|address" */
-};
-
-/* A file as it was when it was read. */
-struct stamp {
-    char *path;
-    struct timespec changed_at;
-    off_t size_bytes;
-    ino_t inode;
-};
-
-struct tls_ctx {
-    SSL_CTX *ssl_ctx;
-    bool server;
-    enum tls_level level;
-    struct tls_pin pins[TLS_PINS_MAX];
-    size_t n_pins;
-    struct stamp files[FILES_MAX];
-    size_t n_files;
-    msec_t not_after;
-    struct tls_sessions *sessions; /* client */
-};
 
 static pthread_once_t index_once = PTHREAD_ONCE_INIT;
 static int ctx_index;  /* SSL_CTX -> struct tls_ctx */
-static int peer_index; /* SSL -> struct peer */
+static int peer_index; /* SSL -> struct tls_peer */
 
 static void
 ctx_destroy(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
@@ -91,15 +60,26 @@ indexes_make(void)
         abort();
 }
 
-static struct tls_ctx *
-ctx_of(const SSL *ssl)
+struct tls_ctx *
+tls_ctx_of(const SSL *ssl)
 {
     return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), ctx_index);
 }
 
-/* The newest reason in OpenSSL's queue; empties it. */
-static const char *
-last_reason(void)
+struct tls_peer *
+tls_peer_of(const SSL *ssl)
+{
+    return SSL_get_ex_data(ssl, peer_index);
+}
+
+void
+tls_peer_set(SSL *ssl, struct tls_peer *peer)
+{
+    SSL_set_ex_data(ssl, peer_index, peer);
+}
+
+const char *
+tls_last_reason(void)
 {
     const char *reason = ERR_reason_error_string(ERR_peek_last_error());
     ERR_clear_error();
@@ -109,7 +89,7 @@ last_reason(void)
 /* ---- files ---- */
 
 static bool
-stamp_take(const char *path, struct stamp *ret)
+stamp_take(const char *path, struct tls_stamp *ret)
 {
     struct stat st;
     if (stat(path, &st) != 0)
@@ -124,8 +104,8 @@ stamp_take(const char *path, struct stamp *ret)
 static enum err_code
 file_add(struct tls_ctx *ctx, const char *path, struct err *err)
 {
-    struct stamp *file = &ctx->files[ctx->n_files];
-    assert(ctx->n_files < FILES_MAX);
+    struct tls_stamp *file = &ctx->files[ctx->n_files];
+    assert(ctx->n_files < TLS_FILES_MAX);
     if (!stamp_take(path, file) || access(path, R_OK) != 0) {
         enum err_code code = errno == ENOENT ? ERR_NOT_FOUND : errno == EACCES ? ERR_PERM : ERR_IO;
         return err_set(err, code, "%s: %s", path, strerror(errno));
@@ -139,8 +119,8 @@ bool
 tls_ctx_stale(const struct tls_ctx *ctx)
 {
     for (size_t i = 0; i < ctx->n_files; i++) {
-        const struct stamp *was = &ctx->files[i];
-        struct stamp is;
+        const struct tls_stamp *was = &ctx->files[i];
+        struct tls_stamp is;
         if (!stamp_take(was->path, &is) || is.inode != was->inode ||
             is.size_bytes != was->size_bytes || is.changed_at.tv_sec != was->changed_at.tv_sec ||
             is.changed_at.tv_nsec != was->changed_at.tv_nsec)
@@ -209,7 +189,7 @@ min_version_set(struct tls_ctx *ctx, const char *version, struct err *err)
             SSL_CTX_set_security_level(ctx->ssl_ctx, 0);
         if (SSL_CTX_set_min_proto_version(ctx->ssl_ctx, versions[i].number) == 1)
             return ERR_OK;
-        return err_set(err, ERR_INVAL, "TLS %s: %s", version, last_reason());
+        return err_set(err, ERR_INVAL, "TLS %s: %s", version, tls_last_reason());
     }
     return err_set(err, ERR_INVAL, "TLS version \"%s\": expected 1.0, 1.1, 1.2 or 1.3", version);
 }
@@ -252,18 +232,20 @@ certificate_load(struct tls_ctx *ctx, const char *cert_file, const char *key_fil
         return code;
     ERR_clear_error();
     if (SSL_CTX_use_certificate_chain_file(ctx->ssl_ctx, cert_file) != 1)
-        return err_set(err, ERR_INVAL, "%s: no usable certificate: %s", cert_file, last_reason());
+        return err_set(err, ERR_INVAL, "%s: no usable certificate: %s", cert_file,
+                       tls_last_reason());
     if (!private_key_use(ctx->ssl_ctx, key_file)) {
         bool other = ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_VALUES_MISMATCH ||
                      ERR_GET_REASON(ERR_peek_last_error()) == X509_R_KEY_TYPE_MISMATCH;
         if (other)
             return err_set(err, ERR_INVAL, "%s: not the key of the certificate in %s (%s)",
-                           key_file, cert_file, last_reason());
-        return err_set(err, ERR_INVAL, "%s: no usable private key: %s", key_file, last_reason());
+                           key_file, cert_file, tls_last_reason());
+        return err_set(err, ERR_INVAL, "%s: no usable private key: %s", key_file,
+                       tls_last_reason());
     }
     if (SSL_CTX_check_private_key(ctx->ssl_ctx) != 1)
         return err_set(err, ERR_INVAL, "%s: not the key of the certificate in %s (%s)", key_file,
-                       cert_file, last_reason());
+                       cert_file, tls_last_reason());
     ctx->not_after = certificate_not_after(SSL_CTX_get0_certificate(ctx->ssl_ctx));
     return ERR_OK;
 }
@@ -316,8 +298,8 @@ tls_server_new(const struct tls_server_config *config, struct tls_ctx **ret, str
     return ERR_OK;
 }
 
-static bool
-pins_match(const struct tls_ctx *ctx, X509 *cert)
+bool
+tls_pins_match(const struct tls_ctx *ctx, X509 *cert)
 {
     struct tls_pin is[2];
     if (cert == NULL || !tls_pins_of_cert(cert, &is[0], &is[1]))
@@ -334,7 +316,7 @@ pins_match(const struct tls_ctx *ctx, X509 *cert)
 static int
 pins_verify(X509_STORE_CTX *store, void *arg)
 {
-    bool match = pins_match(arg, X509_STORE_CTX_get0_cert(store));
+    bool match = tls_pins_match(arg, X509_STORE_CTX_get0_cert(store));
     X509_STORE_CTX_set_error(store, match ? X509_V_OK : X509_V_ERR_CERT_REJECTED);
     return match;
 }
@@ -358,7 +340,7 @@ trust_set(struct tls_ctx *ctx, const struct tls_client_config *config, struct er
     ERR_clear_error();
     if (config->ca_file == NULL) {
         if (SSL_CTX_set_default_verify_paths(ctx->ssl_ctx) != 1)
-            return err_set(err, ERR_IO, "the system's CA certificates: %s", last_reason());
+            return err_set(err, ERR_IO, "the system's CA certificates: %s", tls_last_reason());
         return ERR_OK;
     }
     enum err_code code = file_add(ctx, config->ca_file, err);
@@ -366,7 +348,7 @@ trust_set(struct tls_ctx *ctx, const struct tls_client_config *config, struct er
         return code;
     if (SSL_CTX_load_verify_file(ctx->ssl_ctx, config->ca_file) != 1)
         return err_set(err, ERR_INVAL, "%s: no usable CA certificate: %s", config->ca_file,
-                       last_reason());
+                       tls_last_reason());
     /* What is in the file is trusted, be it a root, an intermediate, or the very certificate. */
     X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(ctx->ssl_ctx), X509_V_FLAG_PARTIAL_CHAIN);
     return ERR_OK;
@@ -375,10 +357,10 @@ trust_set(struct tls_ctx *ctx, const struct tls_client_config *config, struct er
 static int
 on_new_session(SSL *ssl, SSL_SESSION *session)
 {
-    const struct peer *peer = SSL_get_ex_data(ssl, peer_index);
+    const struct tls_peer *peer = tls_peer_of(ssl);
     if (peer == NULL)
         return 0;
-    tls_sessions_put(ctx_of(ssl)->sessions, peer->key, session, peer->begun_at);
+    tls_sessions_put(tls_ctx_of(ssl)->sessions, peer->key, session, peer->begun_at);
     return 1; /* the reference is ours now */
 }
 
@@ -437,138 +419,4 @@ bool
 tls_ctx_is_server(const struct tls_ctx *ctx)
 {
     return ctx->server;
-}
-
-/* ---- one connection ---- */
-
-/* Ask for `name`, and let OpenSSL check it where the chain is checked. */
-static const char *
-name_set(const struct tls_ctx *ctx, SSL *ssl, const char *name)
-{
-    bool verify = ctx->level == TLS_VERIFY && ctx->n_pins == 0;
-    struct ip ip;
-    if (*name == '\0')
-        return verify ? "no name to verify" : NULL;
-    if (ip_parse(span_str(name), &ip)) { /* SNI is for host names only (RFC 6066 section 3) */
-        if (verify && X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) != 1)
-            return "unusable address to verify";
-        return NULL;
-    }
-    if (SSL_set_tlsext_host_name(ssl, name) != 1)
-        return verify ? "unusable name to verify" : NULL;
-    if (!verify)
-        return NULL;
-    SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
-    return SSL_set1_host(ssl, name) == 1 ? NULL : "unusable name to verify";
-}
-
-static struct peer *
-peer_new(const char *name, const struct net_addr *addr, msec_t now)
-{
-    char text[NET_ADDR_TEXT_BYTES];
-    size_t size = strlen(name) + 1 + sizeof(text);
-    struct peer *peer = xmalloc(sizeof(*peer) + size);
-    peer->begun_at = now;
-    snprintf(peer->key, size, "%s|%s", name, net_addr_format(addr, text));
-    return peer;
-}
-
-SSL *
-tls_ssl_new(struct tls_ctx *ctx, const char *name, const struct net_addr *peer, msec_t now,
-            const char **ret_reason)
-{
-    ERR_clear_error();
-    SSL *ssl = SSL_new(ctx->ssl_ctx);
-    if (ssl == NULL)
-        abort(); /* out of memory */
-    if (ctx->server) {
-        SSL_set_accept_state(ssl);
-        return ssl;
-    }
-    SSL_set_connect_state(ssl);
-    const char *reason = name_set(ctx, ssl, name);
-    if (reason != NULL) {
-        SSL_free(ssl);
-        *ret_reason = reason;
-        return NULL;
-    }
-    struct peer *known = peer_new(name, peer, now);
-    SSL_set_ex_data(ssl, peer_index, known);
-    SSL_SESSION *session = tls_sessions_take(ctx->sessions, known->key, now);
-    if (session != NULL) {
-        SSL_set_session(ssl, session);
-        SSL_SESSION_free(session);
-    }
-    return ssl;
-}
-
-static void
-facts_fill(SSL *ssl, struct tls_facts *facts)
-{
-    struct tls_pin cert_pin, spki_pin;
-    X509 *cert = SSL_get0_peer_certificate(ssl);
-
-    snprintf(facts->version, sizeof(facts->version), "%s", SSL_get_version(ssl));
-    snprintf(facts->cipher, sizeof(facts->cipher), "%s", SSL_get_cipher_name(ssl));
-    facts->bits = SSL_get_cipher_bits(ssl, NULL);
-    facts->server = SSL_is_server(ssl);
-    facts->resumed = SSL_session_reused(ssl);
-    if (cert != NULL && tls_pins_of_cert(cert, &cert_pin, &spki_pin)) {
-        tls_pin_format(&cert_pin, facts->cert_pin);
-        tls_pin_format(&spki_pin, facts->spki_pin);
-    }
-}
-
-bool
-tls_peer_holds(SSL *ssl, struct tls_facts *ret_facts, const char **ret_text)
-{
-    struct tls_ctx *ctx = ctx_of(ssl);
-    struct tls_facts facts = {0};
-    X509 *cert = SSL_get0_peer_certificate(ssl);
-    long result = SSL_get_verify_result(ssl);
-    const char *wrong = NULL, *text = cert == NULL ? "no certificate" : "not checked";
-
-    if (!ctx->server && ctx->n_pins > 0) {
-        if (pins_match(ctx, cert))
-            text = "pin matches";
-        else
-            wrong = "the certificate matches no pin";
-    } else if (!ctx->server && ctx->level == TLS_VERIFY) {
-        text = "ok";
-        if (cert == NULL)
-            wrong = "no certificate";
-        else if (result != X509_V_OK)
-            wrong = X509_verify_cert_error_string(result);
-    }
-    if (wrong != NULL) {
-        struct peer *peer = SSL_get_ex_data(ssl, peer_index);
-        tls_sessions_drop(ctx->sessions, peer->key);
-        free(peer);
-        SSL_set_ex_data(ssl, peer_index, NULL); /* a ticket that still comes is not kept */
-        *ret_text = wrong;
-        return false;
-    }
-    facts_fill(ssl, &facts);
-    facts.verified = !ctx->server && (ctx->n_pins > 0 || ctx->level == TLS_VERIFY);
-    snprintf(facts.verify_text, sizeof(facts.verify_text), "%s", text);
-    *ret_facts = facts;
-    return true;
-}
-
-enum tls_failure
-tls_failure_of(SSL *ssl, char *buf, size_t size)
-{
-    const struct tls_ctx *ctx = ctx_of(ssl);
-    long result = SSL_get_verify_result(ssl);
-    bool checked = !ctx->server && (ctx->n_pins > 0 || ctx->level == TLS_VERIFY);
-
-    if (checked && result != X509_V_OK) {
-        ERR_clear_error();
-        snprintf(buf, size, "%s",
-                 ctx->n_pins > 0 ? "the certificate matches no pin"
-                                 : X509_verify_cert_error_string(result));
-        return TLS_FAIL_VERIFY;
-    }
-    snprintf(buf, size, "%s", last_reason());
-    return TLS_FAIL_PROTOCOL;
 }
