@@ -54,8 +54,11 @@ struct daemon {
     struct record *record;
     struct control *control;
     struct listener *control_socket, *http_socket; /* bound, not served yet; NULL: none */
-    struct settings *settings;                     /* in force */
-    struct settings **all; /* those that somebody holds, the one in force too */
+    struct {
+        char *node, *user, *queue_path, *control_socket, *http_address;
+    } started;                 /* with what a reload cannot change */
+    struct settings *settings; /* in force */
+    struct settings **all;     /* those that somebody holds, the one in force too */
     size_t n_all;
     struct reload *reload;  /* under way, and behind it those that wait */
     msec_t reloaded_at;     /* wall */

@@ -65,30 +65,61 @@ daemon_log_config(struct daemon *d, const struct config *config, struct err *err
     return log_set_target(d->log, target, err);
 }
 
+/* Where an option is in the file; the whole file when it is not there. */
+static struct config_mark
+mark_of(const struct config *config, const char *section_key, const char *key)
+{
+    const struct config_node *section = config_node_get(config->root, section_key);
+    const struct config_node *node = config_node_get(section, key);
+    node = node != NULL ? node : section != NULL ? section : config->root;
+    return node->mark;
+}
+
 /* Options that were used up at the start: say so, for the file and the daemon differ from now on.
  */
 static void
-warn_of_restart(const struct config *old, const struct config *new,
-                struct config_problems *problems)
+warn_of_restart(const struct daemon *d, const struct config *new, struct config_problems *problems)
 {
     const struct {
-        const char *path, *old, *new, *section, *key;
+        const char *path, *old, *new, *section, *key, *meanwhile;
     } options[] = {
-        {"node.name", old->node.name, new->node.name, "node", "name"},
-        {"user", old->user, new->user, "user", ""},
-        {"queue.path", old->queue.path, new->queue.path, "queue", "path"},
-        {"control.socket", old->control_socket, new->control_socket, "control", "socket"},
-        {"http.address", old->http.text, new->http.text, "http", "address"},
+        {"user", d->started.user, new->user, "user", "", ""},
+        {"queue.path", d->started.queue_path, new->queue.path, "queue", "path", ""},
+        {"control.socket", d->started.control_socket, new->control_socket, "control", "socket", ""},
+        {"http.address", d->started.http_address, new->http.text, "http", "address",
+         d->started.http_address[0] == '\0' ? ""
+                                            : ": until then the old one is served, with the "
+                                              "token that it had"},
     };
-    for (size_t i = 0; i < N_ELEMENTS(options); i++) {
-        if (strcmp(options[i].old, options[i].new) == 0)
-            continue;
-        const struct config_node *section = config_node_get(new->root, options[i].section);
-        const struct config_node *node = config_node_get(section, options[i].key);
-        node = node != NULL ? node : section != NULL ? section : new->root;
-        config_problem_add(problems, CONFIG_WARNING, node->mark, options[i].path,
-                           "takes effect at the next start only");
-    }
+    for (size_t i = 0; i < N_ELEMENTS(options); i++)
+        if (strcmp(options[i].old, options[i].new) != 0)
+            config_problem_add(problems, CONFIG_WARNING,
+                               mark_of(new, options[i].section, options[i].key), options[i].path,
+                               "takes effect at the next start only%s", options[i].meanwhile);
+}
+
+/* Ids, the log, and the selectors that have its name go by the node's name: all of them, or none.
+ */
+static bool
+is_other_node(const struct daemon *d, const struct config *new, struct config_problems *problems)
+{
+    if (strcmp(d->started.node, new->node.name) == 0)
+        return false;
+    config_problem_add(problems, CONFIG_ERROR, mark_of(new, "node", "name"), "node.name",
+                       "another name takes a restart: this relayd is \"%s\"", d->started.node);
+    return true;
+}
+
+/* The token of the address that is served; that of another one waits for the next start. */
+static void
+use_token(struct daemon *d, const struct config *config)
+{
+    if (strcmp(d->started.http_address, config->http.text) != 0)
+        return;
+    CLEANUP(wipe_freep)
+    char *token =
+        config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
+    control_set_token(d->control, token);
 }
 
 /* Everything that can refuse comes before everything that cannot. */
@@ -122,10 +153,7 @@ swap(struct daemon *d, struct settings *settings, struct err *err)
         log_text(d->log, LOG_WARNING, "config",
                  "queue.max_size grows beyond what the queue was opened for: it takes a restart");
     daemon_policy_changed(d);
-    CLEANUP(wipe_freep)
-    char *token =
-        config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
-    control_set_token(d->control, token);
+    use_token(d, config);
     return ERR_OK;
 }
 
@@ -148,8 +176,12 @@ reload_done(struct job *job)
     struct err err = {0};
     bool ok = false;
 
+    if (r->settings != NULL && is_other_node(d, r->settings->config, &r->problems)) {
+        settings_free(r->settings);
+        r->settings = NULL;
+    }
     if (r->settings != NULL)
-        warn_of_restart(d->settings->config, r->settings->config, &r->problems);
+        warn_of_restart(d, r->settings->config, &r->problems);
     daemon_log_problems(d, &r->problems);
     if (r->settings != NULL && d->phase == DAEMON_RUNNING) {
         ok = swap(d, r->settings, &err) == ERR_OK;

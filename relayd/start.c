@@ -235,6 +235,8 @@ bind_sockets(struct daemon *d, const struct config *outline, const struct privs_
         if (code != ERR_OK)
             return start_fail(exit_code_of(code), "http.address: %s", err.text);
     }
+    d->started.http_address = xstrdup(outline->http.text);
+    d->started.control_socket = xstrdup(outline->control_socket);
     return ensure_directory(outline->queue.path, 0700, user);
 }
 
@@ -399,6 +401,9 @@ daemon_start(struct daemon *d)
         return code;
     daemon_settings_adopt(d, settings);
     log_set_node(d->log, settings->config->node.name);
+    d->started.node = xstrdup(settings->config->node.name);
+    d->started.user = xstrdup(settings->config->user);
+    d->started.queue_path = xstrdup(settings->config->queue.path);
     if (daemon_log_config(d, settings->config, &err) != ERR_OK)
         return start_fail(EX_CANTCREAT, "log.target: %s", err.text);
     code = open_dns(d);

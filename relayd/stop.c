@@ -203,6 +203,11 @@ daemon_end(struct daemon *d)
     metrics_free(d->metrics);
     free(d->gauges);
     free(d->marks);
+    free(d->started.node);
+    free(d->started.user);
+    free(d->started.queue_path);
+    free(d->started.control_socket);
+    free(d->started.http_address);
     loop_free(d->loop);
     if (d->exit_code == 0)
         log_text(d->log, LOG_INFO, "stopped", "bye");

@@ -285,6 +285,7 @@ conn_begin(struct control *control, int fd, const struct net_addr *peer,
     struct control_conn *cc = xcalloc(1, sizeof(*cc));
     cc->control = control;
     cc->tcp = tcp;
+    cc->loopback = tcp && ip_is_loopback(&local->ip);
     cc->conn = conn_accept(control->loop, fd, peer, local, &conn_callbacks, cc);
     conn_read_secret(cc->conn, tcp); /* requests hold the token */
     if (control->n_conns >= CONTROL_CONNS_MAX || (tcp && control->n_tcp >= CONTROL_CONNS_MAX / 2)) {

@@ -87,8 +87,8 @@ void control_serve_unix(struct control *control, struct listener *listener);
 /*
  * Serve a TCP listener (http.address). Every request but those to `open` routes must carry
  * "Authorization: Bearer TOKEN" (compared in constant time; also as the password of Basic, for
- * browsers). With token NULL the configuration has seen to it that the address is loopback; then
- * Host must name a loopback address or localhost (against DNS rebinding). POST needs
+ * browsers). With token NULL only connections to loopback addresses are served, and Host must name
+ * one or localhost (against DNS rebinding). POST needs
  * "Content-Type: application/json" and no Origin in any case (against forms of other sites).
  */
 void control_serve_tcp(struct control *control, struct listener *listener, const char *token);

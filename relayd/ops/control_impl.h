@@ -51,6 +51,7 @@ struct control_conn {
     struct control_call *call; /* the request being worked on */
     size_t pending_bytes;      /* unsent at the last look, to see progress */
     bool tcp;
+    bool loopback;    /* it came to a loopback address over TCP */
     bool dispatching; /* inside the handler: an answer now is finished when it returns */
     bool close_after; /* this answer is the last one */
     bool abort_after; /* it broke off: cut the connection, so that the client sees it */

@@ -119,6 +119,10 @@ tcp_allowed(struct control_call *call)
                             "the token of http.token_file is needed");
         return false;
     }
+    if (token == NULL && !call->cc->loopback) {
+        control_refuse_call(call, 403, "perm", NULL, "without a token only loopback is served");
+        return false;
+    }
     if (token == NULL && request->host.n > 0 && !host_is_loopback(request->host)) {
         control_refuse_call(call, 421, "perm", NULL, "Host must be a loopback address");
         return false;

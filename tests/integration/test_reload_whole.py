@@ -1,5 +1,6 @@
 """A reload takes all of a file or nothing of it, and says what is wrong with its place."""
 
+import http.client
 import json
 import pathlib
 import re
@@ -9,7 +10,7 @@ import pytest
 from rig import dkimkeys, mail, smtp
 from rig.proc import run
 from rig.node import binary
-from rig.wait import until
+from rig.wait import PATIENCE, until
 
 TWO = [{"domains": ["never.test"], "reject": "550 5.1.2 gone"}, {"default": True, "route": "direct"}]
 
@@ -129,6 +130,43 @@ def test_what_takes_a_restart_is_said(world):
     for option in ("http.address", "queue.path"):
         assert re.search(rf"relayd\.yaml:\d+:\d+: {option}: warning: .*next start", done.stderr)
     assert not pathlib.Path(node.dir / "elsewhere").exists()
+
+
+def ask(node, path, token=None):
+    """A status, over TCP, of what a stranger or the holder of a token asks."""
+    connection = http.client.HTTPConnection(node.address, 8025, timeout=10 * PATIENCE)
+    connection.request("GET", path, headers={
+        "Host": "localhost", **({"Authorization": f"Bearer {token}"} if token else {})})
+    return connection.getresponse().status
+
+
+@pytest.mark.parametrize("then", [None, "127.0.0.1:18026"], ids=["removed", "moved"])
+def test_port_of_the_api_keeps_its_token_while_it_is_open(world, then):
+    node = world.node(start=False)
+    node.file("token", "first-secret\n")
+    node.file("token2", "second-secret\n")
+    served = {"http": {"address": f"{node.address}:8025", "token_file": "token"}}
+    node.write_config(served)
+    node.start()
+    assert ask(node, "/v1/queue") == 401 and ask(node, "/v1/queue", "first-secret") == 200
+    del node.config["http"]
+    node.write_config({"http": {"address": then}} if then else {})
+    done = node.ctl("reload")
+    assert "http.address: warning: takes effect at the next start only: until then the old one is " \
+        "served, with the token that it had" in done.stderr
+    assert ask(node, "/v1/queue") == 401 and ask(node, "/v1/queue", "first-secret") == 200
+    node.reload({"http": {**served["http"], "token_file": "token2"}})
+    assert ask(node, "/v1/queue", "first-secret") == 401
+    assert ask(node, "/v1/queue", "second-secret") == 200
+
+
+def test_node_keeps_its_name_until_a_restart(world):
+    world.mx("dest.test")
+    node = world.node()
+    refuses(node, {"node": {"name": "other"}, "transport_map": TWO}, "relayd.yaml:",
+            'node.name: another name takes a restart: this relayd is "cn"')
+    assert is_old(node)
+    assert node.submit("a@src.test", "b@dest.test", mail.message()).startswith("cn.")
 
 
 def test_reload_twice_in_a_row_ends_with_the_last_file(world):
