@@ -300,6 +300,9 @@ job_message(struct dns_job *job, struct span message)
     case DNS_WALK_FAILED:
         failure_note(job, dns_rcode_name(rcode));
         break;
+    case DNS_WALK_REFERRAL:
+        failure_note(job, "a referral, no recursion");
+        break;
     case DNS_WALK_BROKEN:
         failure_note(job, "malformed answer");
         break;

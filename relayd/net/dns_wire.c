@@ -15,8 +15,11 @@
 #include "policy/base/mem.h"
 
 #define HEADER_BYTES 12
+#define TYPE_NS 2
 #define TYPE_OPT 41
 #define CLASS_IN 1
+#define FLAG_AA 0x04    /* of octet 2 */
+#define FLAG_RA 0x80    /* of octet 3 */
 #define EDNS_BYTES 1232 /* fits every path without fragments (DNS flag day 2020) */
 #define LABEL_MAX 63
 #define NAME_WIRE_MAX 255
@@ -257,7 +260,7 @@ struct survey {
     char name[DNS_NAME_BYTES]; /* where the chain stands */
     uint32_t ttl_s;            /* least of the chain */
     unsigned n_cnames;
-    bool has_soa;
+    bool has_soa, has_ns; /* in the authority section */
     uint32_t negative_ttl_s;
     int rcode; /* with the upper bits of OPT */
 };
@@ -294,6 +297,7 @@ survey_rest(const struct walk *start, struct survey *s)
     while ((more = walk_next(&w, &r)) > 0) {
         if (r.section == SECTION_ADDITIONAL && r.type == TYPE_OPT && r.owner[0] == '\0')
             s->rcode |= (int)(get32(w.m.p + r.data - 6) >> 24) << 4;
+        s->has_ns = s->has_ns || (r.section == SECTION_AUTHORITY && r.type == TYPE_NS);
         if (r.section != SECTION_AUTHORITY || r.type != DNS_SOA || s->has_soa)
             continue;
         if (r.data_end - r.data < 22) /* two names and five numbers */
@@ -468,6 +472,16 @@ clamp(uint32_t ttl_s, uint32_t max_s)
     return ttl_s < DNS_TTL_MIN_S ? DNS_TTL_MIN_S : ttl_s > max_s ? max_s : ttl_s;
 }
 
+/* No answer but where to ask (RFC 2308 section 2.2), from a server that neither is responsible nor
+ * asks others for us: it proves nothing. */
+static bool
+is_referral(const struct message *m, const struct survey *s)
+{
+    bool responsible = (m->p[2] & FLAG_AA) != 0, asks_others = (m->p[3] & FLAG_RA) != 0;
+    return s->rcode == RCODE_NOERROR && get16(m->p + 6) == 0 && s->has_ns && !s->has_soa &&
+           !responsible && !asks_others;
+}
+
 static enum dns_walk
 conclude(const struct walk *start, uint16_t type, const struct survey *s, struct harvest *h,
          struct dns_found **ret)
@@ -521,6 +535,8 @@ dns_walk(struct span message, const char *name, uint16_t type, struct dns_found 
         return DNS_WALK_FAILED;
     if ((m.p[2] & 2) != 0)
         return DNS_WALK_BROKEN; /* truncated, and c-ares has already tried TCP */
+    if (is_referral(&m, &s))
+        return DNS_WALK_REFERRAL;
     snprintf(s.name, sizeof(s.name), "%s", name);
     while (type != DNS_CNAME && (more = chain_step(&start, &s)) > 0)
         if (s.n_cnames > DNS_CNAME_MAX)

@@ -25,12 +25,13 @@ size_t dns_question(uint8_t ret[DNS_QUESTION_BYTES], uint16_t id, const char *na
                     bool edns);
 
 enum dns_walk {
-    DNS_WALK_ANSWER,  /* status is OK, NXDOMAIN or NODATA */
-    DNS_WALK_CHASE,   /* a CNAME chain that leads out of the message: ask for `name` */
-    DNS_WALK_LOOP,    /* a CNAME chain that is too long or leads back */
-    DNS_WALK_FORMERR, /* the server did not understand: perhaps EDNS */
-    DNS_WALK_FAILED,  /* SERVFAIL, REFUSED, and the rest of them: `rcode` */
-    DNS_WALK_BROKEN,  /* not an answer to this question, or malformed */
+    DNS_WALK_ANSWER,   /* status is OK, NXDOMAIN or NODATA */
+    DNS_WALK_CHASE,    /* a CNAME chain that leads out of the message: ask for `name` */
+    DNS_WALK_LOOP,     /* a CNAME chain that is too long or leads back */
+    DNS_WALK_FORMERR,  /* the server did not understand: perhaps EDNS */
+    DNS_WALK_FAILED,   /* SERVFAIL, REFUSED, and the rest of them: `rcode` */
+    DNS_WALK_REFERRAL, /* no answer: the server does not know, and asks nobody for us */
+    DNS_WALK_BROKEN,   /* not an answer to this question, or malformed */
 };
 
 /* An answer in one block of memory, made by dns_walk(); free() it. */

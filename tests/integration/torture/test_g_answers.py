@@ -49,6 +49,14 @@ def other_id(wire):
     return bytes([wire[0] ^ 0xff, wire[1]]) + wire[2:]
 
 
+def referral(wire):
+    """NOERROR without AA and RA, no answer, and the zone's name server: nobody was asked for us."""
+    question = wire[HEADER:answer_at(wire)]
+    zone = struct.pack("!H", 0xc000 + HEADER + question.index(b"\x04test"))
+    ns = zone + struct.pack("!HHIH", 2, 1, 3600, 5) + b"\x02ns" + zone
+    return wire[:2] + b"\x81\x00" + struct.pack("!HHHH", 1, 0, 1, 0) + question + ns
+
+
 def closes(connection, out):
     connection.close()
 
@@ -79,6 +87,7 @@ ANSWERS = {
     "yxdomain": (DEFERRED, "4.4.3", lambda n: Reply(rcode="YXDOMAIN")),
     "badvers": (DEFERRED, "4.4.3", lambda n: Reply(rcode="BADVERS")),
     "servfail-with-mx": (DEFERRED, "4.4.3", lambda n: Reply(good(n), rcode="SERVFAIL")),
+    "referral": (DEFERRED, "4.4.3", lambda n: Reply([], change=referral)),
     "silent": (DEFERRED, "4.4.3", lambda n: OddDns.SILENCE),
     "nxdomain": (FAILED, "5.1.2", lambda n: None),
     "null-mx": (FAILED, "5.1.10", lambda n: [(n, "MX", "0 .")]),

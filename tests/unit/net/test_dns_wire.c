@@ -183,9 +183,22 @@ nxdomain_nodata_and_failures_are_told_apart(void **state)
     walk_over("x.test", DNS_MX, DNS_WALK_FAILED);
     put_header(&m, 1, 1, "x.test", DNS_MX);
     walk_over("x.test", DNS_MX, DNS_WALK_FORMERR);
+    size_t at;
+    /* A referral is no proof, but only where nobody was asked for us. */
+    for (unsigned flags = 0; flags < 4; flags++) {
+        put_header(&m, 1, 0, "x.test", DNS_MX);
+        m.p[2] = (uint8_t)((m.p[2] & ~4u) | (flags & 1 ? 4 : 0));
+        m.p[3] = (uint8_t)((m.p[3] & ~0x80u) | (flags & 2 ? 0x80 : 0));
+        at = begin_record(&m, 1, "test", 2, 100);
+        put_name(&m, "ns.test");
+        end_record(&m, at);
+        f = walk_over("x.test", DNS_MX, flags == 0 ? DNS_WALK_REFERRAL : DNS_WALK_ANSWER);
+        assert_true(f == NULL || f->status == DNS_NODATA);
+        free(f);
+    }
     /* BADVERS has its upper bits in the OPT: by the header alone it would be NODATA. */
     put_header(&m, 1, 0, "x.test", DNS_MX);
-    size_t at = begin_record(&m, 2, "", 41, 0x01000000);
+    at = begin_record(&m, 2, "", 41, 0x01000000);
     end_record(&m, at);
     walk_over("x.test", DNS_MX, DNS_WALK_FAILED);
 }
