@@ -75,7 +75,8 @@ deliver_content_pump(struct deliver_conn *c)
         c->running = was_running;
     }
     k->pumping = false;
-    if (c->dead || !k->active || !k->all_given || conn_out_pending(c->conn) > 0)
+    if (c->dead || !k->active || !k->all_given || conn_out_pending(c->conn) > 0 ||
+        conn_out_failed(c->conn))
         return;
     k->active = false;
     timer_cancel(loop_clock(c->env->loop), &c->timer);

@@ -150,6 +150,8 @@ void conn_uncork(struct conn *c);
 /* Send what is gathered, then say how many bytes (of cipher text, under TLS) still wait for the
  * peer; when not 0, on_drained follows (unless the connection ends). */
 size_t conn_out_pending(struct conn *c);
+/* A write failed: nothing leaves any more, and on_closed follows. */
+bool conn_out_failed(const struct conn *c);
 
 /* ---- TLS ---- */
 

@@ -194,3 +194,9 @@ conn_out_pending(struct conn *c)
         c->drain_due = true;
     return waits;
 }
+
+bool
+conn_out_failed(const struct conn *c)
+{
+    return c->write_error != 0;
+}

@@ -1,6 +1,8 @@
 """Hosts that take their time, never end, or stop reading: a deadline for each, and little memory."""
 
 import itertools
+import pathlib
+import signal
 
 import pytest
 
@@ -8,6 +10,7 @@ from rig import mail
 from rig.promise import size
 from rig.remote import CLOSE, RESET, SILENCE, Raw, octets
 from rig.vectors import DEADLINE_S, DEFERRED, DELIVERED, FAILED, SHORT, Row, Stage
+from rig.wait import until
 
 pytestmark = pytest.mark.torture
 
@@ -130,6 +133,30 @@ def test_b09_b10_content_that_is_not_taken_or_answered_early(world, promise):
     Stage(world, promise, {"timeouts": patient}).run(rows, timeout=60)
     for row in rows:  # what was cut never ends as a complete message
         assert not any(b"\r\n.\r\n" in s._input for s in row.mx.sessions), row.name
+
+
+def test_b09_reset_that_came_with_354_is_no_doubt_about_the_dot(world, promise):
+    """354 and the reset are read together: the write fails, and no octet of the content leaves."""
+    promise("B09", "content that could not leave is no dot: nothing may be there twice, the next "
+                   "host is asked").case()
+    world.dns.mx("dest.test", "mx1.dest.test", "mx2.dest.test")
+    one, two = world.remote("mx1.dest.test"), world.remote("mx2.dest.test")
+    node = world.node()
+
+    def reset_behind_354(session):
+        node.send_signal(signal.SIGSTOP)
+        until(lambda: "\nState:\tT" in pathlib.Path(f"/proc/{node.pid}/status").read_text(),
+              what="the node to stand still")
+        session.send(b"354 go\r\n")
+        session.finish(RESET)
+        node.send_signal(signal.SIGCONT)
+        return RESET
+
+    one.answer("data", reset_behind_354)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    line = node.log.wait(event="attempt", msg=ident)
+    assert (line["outcome"], line["host"]) == ("delivered", "mx2.dest.test"), line
+    assert len(two.mails) == 1
 
 
 def late(session):
