@@ -137,6 +137,9 @@ plan_wait(struct schedule *s, struct rcpt *rcpt, struct site *down)
         /* The site's last attempt was this recipient's too, made when that one was: it expires it
          * only if it was made after the deadline. */
         rcpt->begun_at = trouble.tried_at;
+        int r = config_route_find(s->policy.config, span_str(down->route));
+        if (r >= 0)
+            rcpt->tried |= (route_mask)1 << r; /* or the next route would lead back here */
         plan_fail(s, rcpt, &trouble.failure, down->route, down->name);
         return;
     }

@@ -5,6 +5,7 @@
 #include "relayd/schedule/internal.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "policy/base/mem.h"
 #include "relayd/learned.h"
@@ -138,6 +139,9 @@ schedule_reroute(struct schedule *s, struct rcpt *rcpt, const struct reroute *wh
                              span_str(to)))
         return REROUTED_TOO_OFTEN;
     teach(s, rcpt, &ways, to, why);
+    free(rcpt->refusal); /* the failed route's, which `why` may have spoken of until here */
+    rcpt->refusal = NULL;
+    rcpt->family = 0;
     go(s, rcpt);
     return REROUTED;
 }

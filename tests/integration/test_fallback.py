@@ -254,3 +254,49 @@ def test_refusal_of_a_mailbox_is_not_asked_again_by_ipv6(both):
     ident = node.submit("a@src.test", "b@dest.test", mail.message())
     node.log.wait(event="attempt", msg=ident, outcome="failed")
     assert not six.sessions and not hop.sessions
+
+
+def test_backlog_of_a_site_that_says_421_goes_by_the_fallback_once(world):
+    """Each of them is overdue for a warning while the site waits for its probe."""
+    mx = world.mx("dest.test")
+    world.mx("src.test")
+    mx.answer("greeting", "421 4.3.2 busy, try later")
+    hop, node = two_routes(world, {"fallback_after": "4s"}, {
+        "queue": {"retry": {"intervals": ["3s"], "jitter": "0%"}, "warn_after": ["2s", "9s"]}})
+    for i in range(6):
+        node.submit("a@src.test", f"b{i}@dest.test", mail.message())
+    until(lambda: len(hop.mails) >= 6, 20, "six messages by the next route")
+    lines = node.log.all(event="attempt")
+    assert len(lines) < 100, f"{len(lines)} attempts of six messages"
+
+
+@pytest.mark.parametrize("six_says", ["nothing", "refused"])
+def test_refusal_by_a_family_is_no_verdict_while_the_fallback_is_out_of_reach(both, world,
+                                                                              six_says):
+    four, six, hop, node = both
+    back = world.mx("src.test", port=four.port)
+    four.answer("rcpt", BLOCKED)
+    if six_says == "nothing":
+        six.stop()
+    else:
+        six.answer("rcpt", BLOCKED)
+    hop.stop()
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    last = node.log.wait(event="attempt", msg=ident, outcome=lambda o: o != "rerouted")
+    assert last["outcome"] == "deferred", last
+    assert not back.mails
+
+
+def test_path_of_a_hop_is_not_learned_as_its_refusal(both, world):
+    """Both families are refused, the first hop is out of reach, the second one takes it."""
+    four, six, hop, node = both
+    second = world.remote("hop2.test")
+    node.reload({"hops": {"two": {"address": f"{second.address}:25", "tls": "off"}},
+                 "transport_map": [{"default": True, "route": "direct", "fallback": ["out", "two"],
+                                    "learn": True}]})
+    four.answer("rcpt", BLOCKED)
+    six.stop()
+    hop.stop()
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    second.wait_mail()
+    assert not node.log.all(event="learned", route="out")
