@@ -1,6 +1,7 @@
 /*
- * api_explain - what api_explain.c (looks up what is missing) and api_explain_tell.c (says what
- * would be done) share; nobody else includes this.
+ * api_explain - what api_explain.c (looks up what is missing), api_explain_tell.c (says what is
+ * decided) and api_explain_next.c (and what would become of it now) share; nobody else includes
+ * this.
  */
 #pragma once
 
@@ -40,3 +41,12 @@ struct explain {
 void explain_ask(const struct explain *e, const struct facts_domain *facts, struct ways_ask *ret);
 /* Everything is known that will be: fill e->json. */
 void explain_tell(struct explain *e, const struct facts_domain *facts, const struct ways *ways);
+/* One line of the story. */
+void explain_step(struct explain *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A route's name, and its hop; NULL: direct. */
+const char *explain_route(const struct explain *e, unsigned route);
+const struct hop *explain_hop(const struct explain *e, unsigned route);
+/* The map says to deliver: by which of the ways, and when? */
+void explain_next(struct explain *e, const struct ways *ways);
+/* The map says something else, or facts are missing. */
+void explain_end(struct explain *e, const struct route_decision *d);

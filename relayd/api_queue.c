@@ -43,7 +43,9 @@ static void
 add_hold_reason(cJSON *item, const char *reason)
 {
     CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
-    strbuf_printf(&text, "its domain is held%s%s", reason[0] == '\0' ? "" : ": ", reason);
+    strbuf_add_str(&text, "its domain is held");
+    if (reason != NULL && reason[0] != '\0')
+        strbuf_printf(&text, ": %s", reason);
     api_add_span(item, "reason", strbuf_span(&text));
 }
 

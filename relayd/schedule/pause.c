@@ -227,7 +227,7 @@ const char *
 schedule_hold_reason(const struct schedule *s, struct span domain)
 {
     const char *text = map_get(&s->held_domains, domain);
-    return text == NULL ? "" : text + strlen(text) + 1;
+    return text == NULL ? NULL : text + strlen(text) + 1;
 }
 
 void

@@ -196,7 +196,7 @@ const struct pause *
 schedule_paused(const struct schedule *s, enum pause_kind kind, struct span name);
 void schedule_hold_domain(struct schedule *s, struct span domain, struct span reason);
 void schedule_release_domain(struct schedule *s, struct span domain);
-/* Why the domain is on hold; "": no reason was given, or it is not. */
+/* Why the domain is on hold; "": no reason was given; NULL: it is not. */
 const char *schedule_hold_reason(const struct schedule *s, struct span domain);
 
 /* Pins: by which route the administrator sends a domain's mail for a while. State rows

@@ -100,7 +100,8 @@ def test_suspension_holds_mail_back_and_survives_a_restart(two, kind):
         (row,) = node.ctl_json("status")["suspended"]
         assert (row["target"], row["kind"], row["reason"]) == (target, kind, "they asked")
         assert "they asked" in node.ctl("status").stdout
-        assert node.ctl_json("explain", "b@dest.test")["suspended"] is True
+        told = node.ctl_json("explain", "b@dest.test")
+        assert told["suspended"] is True and told["next"].startswith("would wait, suspended, ")
         assert [i["rcpt"] for i in node.queue()] == ["b@dest.test"]
         assert len(mx.mails) == 1
         node.restart()
@@ -173,9 +174,14 @@ def test_held_domain_keeps_new_mail_too_and_tells_why(two):
     for _ in range(2):
         (item,) = node.queue()
         assert item["state"] == "held" and "under attack" in item["reason"]
+        told = node.ctl_json("explain", "x@dest.test")
+        assert told["held"] is True and told["next"] == "would be held: under attack"
         node.restart()
+    assert node.ctl_json("explain", "x@other.test")["held"] is False
     node.ctl("queue", "release", "--domain", "dest.test")
     mx.wait_mail()
+    told = node.ctl_json("explain", "x@dest.test")
+    assert told["held"] is False and told["next"] == "would go at once by route direct"
 
 
 def test_verbs_reach_mail_that_waits_in_memory(two):
