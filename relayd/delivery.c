@@ -25,6 +25,15 @@ struct delivery {
     size_t n_connections;
 };
 
+/* A host as it was when it decided about somebody: one transaction may meet several. */
+struct decider {
+    struct decider *before;
+    size_t endpoint;
+    uint8_t family; /* 0: nobody was reached */
+    bool dsn_offered;
+    char peer[IP_PORT_TEXT_MAX], host[DOMAIN_BUF], tls[DELIVER_TLS_TEXT_MAX];
+};
+
 struct connection {
     struct delivery *d;
     struct connection *next, **prev;
@@ -40,6 +49,7 @@ struct connection {
     struct deliver_txn txn;
     struct deliver_rcpt *rcpts;
     struct attempt *attempts;
+    struct decider *deciders; /* the newest first; the attempts point to them */
     struct span heads[HEADS_MAX];
     struct strbuf srs; /* the sender that stands for the message's; empty: none */
     unsigned reads;    /* of bodies, under way */
@@ -82,6 +92,16 @@ delivery_connections(const struct delivery *d)
 }
 
 static void
+deciders_free(struct decider *d)
+{
+    while (d != NULL) {
+        struct decider *before = d->before;
+        free(d);
+        d = before;
+    }
+}
+
+static void
 connection_free(struct connection *c)
 {
     if (c->conn != NULL || c->reads > 0)
@@ -93,6 +113,7 @@ connection_free(struct connection *c)
     c->d->env.settings_give(c->d->env.arg, c->settings);
     free(c->rcpts);
     free(c->attempts);
+    deciders_free(c->deciders);
     strbuf_release(&c->srs);
     free(c);
 }
@@ -289,12 +310,53 @@ delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
     deliver_txn_start(c->conn, &c->txn);
 }
 
+/* Who decides now: the newest of those known, unless it is another host or session. */
+static const struct decider *
+decider_of(struct connection *c)
+{
+    const struct deliver_peer *peer = deliver_peer(c->conn);
+    struct decider *d = c->deciders;
+
+    if (d != NULL && d->endpoint == peer->endpoint && d->family == peer->ip.family &&
+        d->dsn_offered == peer->dsn_offered && strcmp(d->tls, peer->tls) == 0)
+        return d;
+    d = xmalloc(sizeof(*d));
+    d->before = c->deciders;
+    c->deciders = d;
+    d->endpoint = peer->endpoint;
+    d->family = peer->ip.family;
+    d->dsn_offered = peer->dsn_offered;
+    d->peer[0] = '\0';
+    if (d->family != 0)
+        ip_port_format(&peer->ip, peer->port, d->peer);
+    snprintf(d->host, sizeof(d->host), "%s", peer->host == NULL ? "" : peer->host);
+    snprintf(d->tls, sizeof(d->tls), "%s", peer->tls);
+    return d;
+}
+
+/* The other family of addresses that a direct site's hosts have besides this one; 0: none. */
+static uint8_t
+other_family(const struct connection *c, uint8_t family)
+{
+    if (family == 4 && c->has_v6)
+        return 6;
+    return family == 6 && c->has_v4 ? 4 : 0;
+}
+
+/* The host is noted now: the transaction may go on to the next one with those who are left. */
 static void
 on_outcome(void *arg, struct deliver_txn *txn, size_t rcpt, const struct outcome *outcome)
 {
     struct connection *c = arg;
+    struct attempt *a = &c->attempts[rcpt];
+    const struct decider *by = decider_of(c);
     (void)txn;
-    c->attempts[rcpt].outcome = *outcome;
+    a->outcome = *outcome;
+    a->peer = by->peer;
+    a->host = by->host;
+    a->tls = by->tls;
+    a->other_family = other_family(c, by->family);
+    a->dsn_passed_on = by->dsn_offered;
 }
 
 static void
@@ -302,37 +364,30 @@ on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *rep
 {
     struct connection *c = arg;
     struct attempt *attempts = c->attempts;
+    struct decider *deciders = c->deciders;
     size_t n = txn->n_rcpts;
     const struct outcome *trouble = NULL;
-    char peer[IP_PORT_TEXT_MAX] = "";
 
-    if (report->peer.ip.family != 0)
-        ip_port_format(&report->peer.ip, report->peer.port, peer);
     for (size_t i = 0; i < n; i++) {
         struct attempt *a = &attempts[i];
         a->route = schedule_link_route(c->link);
         a->site = schedule_link_site(c->link);
-        a->peer = peer;
-        a->host = report->peer.host == NULL ? "" : report->peer.host;
-        a->tls = report->peer.tls;
         a->srs = strbuf_span(&c->srs);
         a->connect_ms = report->connect_ms;
         a->transfer_ms = report->transfer_ms;
         a->hop = c->hop != NULL;
-        a->other_family = report->peer.ip.family == 4   ? (c->has_v6 ? 6 : 0)
-                          : report->peer.ip.family == 6 ? (c->has_v4 ? 4 : 0)
-                                                        : 0;
-        a->dsn_passed_on = report->peer.dsn_offered;
         if (report->hop_trouble && a->outcome.path)
             trouble = &a->outcome;
     }
     c->msg = NULL;
     c->attempts = NULL;
+    c->deciders = NULL;
     free(c->rcpts);
     c->rcpts = NULL;
     schedule_link_sent(c->link, trouble);
     c->d->env.attempted(c->d->env.arg, attempts, n);
     free(attempts);
+    deciders_free(deciders);
 }
 
 /* ---- a connection ---- */

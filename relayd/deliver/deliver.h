@@ -50,6 +50,7 @@ struct tls_memory; /* relayd/deliver/tls_memory.h */
 #define DELIVER_RCPTS_MAX 100     /* of one transaction (RFC 5321 section 4.5.3.1.8) */
 #define DELIVER_UNSENT_MAX 262144 /* bytes a connection buffers towards a slow peer */
 #define DELIVER_CHUNK_MAX 131072  /* bytes of one deliver_body() */
+#define DELIVER_TLS_TEXT_MAX 64   /* "TLSv1.3 TLS_AES_256_GCM_SHA384" and its NUL */
 #define DELIVER_ENDPOINTS_MAX 64  /* 5 hosts x 2 addresses, or a hop's ports x addresses */
 #define DELIVER_MIN_RATE_BYTES \
     1024 /* a second, over each timeouts.block_ms of body: slower is dead */

@@ -52,7 +52,7 @@ struct deliver_conn {
     msec_t idle_since; /* monotonic: no transaction since; 0: none is missing */
     bool woken; /* a transaction began on a connection that had been idle; nothing heard yet */
     struct deliver_peer peer;
-    char tls_text[64];
+    char tls_text[DELIVER_TLS_TEXT_MAX];
 
     struct deliver_txn *next; /* given by deliver_txn_start, not yet started */
     bool offered;             /* on_ready was called and no transaction came since */

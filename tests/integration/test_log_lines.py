@@ -87,6 +87,25 @@ def test_refusal_by_every_host_is_reported_with_the_host_that_said_it(world):
     assert fields["Diagnostic-Code"] == "smtp; 554 5.7.1 no such user here, go away"
 
 
+def test_each_recipient_is_told_of_with_the_host_that_decided_about_it(world):
+    """The first host refuses one recipient and is lost; the second takes the other."""
+    back = world.mx("src.test")
+    world.dns.mx("dest.test", "mx1.dest.test", "mx2.dest.test")
+    first = world.remote("mx1.dest.test", certificate=world.ca.issue("mx1.dest.test"))
+    second = world.remote("mx2.dest.test")
+    first.answer("rcpt", "550 5.1.1 no such user", match="bad@")
+    first.answer("data", CLOSE)
+    node = world.node()
+    ident = node.submit("a@src.test", ["bad@dest.test", "good@dest.test"], mail.message())
+    fields = mail.report(back.wait_mail().data).recipients[0]
+    bad = node.log.wait(event="attempt", msg=ident, rcpt="bad@dest.test")
+    good = node.log.wait(event="attempt", msg=ident, rcpt="good@dest.test")
+    assert (bad["host"], bad["peer"]) == (first.hostname, f"{first.address}:25")
+    assert (good["host"], good["peer"]) == (second.hostname, f"{second.address}:25")
+    assert bad["tls"].startswith("TLSv1.3 ") and not good["tls"]
+    assert fields["Remote-MTA"] == f"dns; {first.hostname}"
+
+
 def test_tls_of_an_attempt_is_in_its_line(world):
     mx = world.mx("dest.test", certificate=world.ca.issue("mx.dest.test"))
     node = world.node()

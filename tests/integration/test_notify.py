@@ -58,6 +58,29 @@ def test_success_is_passed_on_when_the_next_host_has_dsn(world):
     quiet(node, back)
 
 
+@pytest.mark.parametrize("told", [0, 1])
+def test_success_is_told_of_by_us_for_each_host_without_dsn_and_for_no_other(world, told):
+    """Two hosts take a recipient each, in one attempt: the first says 452 to y and is gone."""
+    back = world.mx("src.test")
+    world.dns.mx("dest.test", "mx1.dest.test", "mx2.dest.test")
+    hosts = [world.remote(f"mx{i + 1}.dest.test", **({"extensions": NO_DSN} if i == told else {}))
+             for i in range(2)]
+    hosts[0].answer("rcpt", "452 4.5.3 too many", match="y@", times=1)
+    hosts[0].on_mail = lambda _: hosts[0].answer("mail", "421 4.3.2 shutting down")
+    node = world.node()
+    ident = node.submit("a@src.test", [(to, "NOTIFY=SUCCESS")
+                                       for to in ("x@dest.test", "y@dest.test")], mail.message())
+    hosts[0].wait_mail(rcpt="x@dest.test")
+    hosts[1].wait_mail(rcpt="y@dest.test")
+    report = mail.report(back.wait_mail().data)
+    node.wait_empty()
+    (fields,) = report.recipients
+    assert (fields["Action"], fields["Final-Recipient"]) == (
+        "relayed", f"rfc822; {'xy'[told]}@dest.test")
+    assert len(back.mails) == 1
+    assert len(node.log.all(event="attempt", msg=ident)) == 2
+
+
 def test_wish_for_success_travels_over_the_hop_and_is_answered_there(world):
     mx = world.mx("abc.test", extensions=NO_DSN)
     back = world.mx("mydomain.test")
