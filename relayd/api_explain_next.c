@@ -65,65 +65,104 @@ ask_domain(struct explain *e, struct next *next)
     }
 }
 
-/* How a way's site is right now; false: it cannot take anybody before *ret_at (wall). */
-static bool
-tell_site(struct explain *e, const char *route, const char *name, msec_t *ret_at)
+/* What planning would find at the site of a way. */
+struct door {
+    const char *route, *site; /* names */
+    enum site_use use;
+    bool curable;    /* when not usable: another route would help */
+    msec_t probe_at; /* wall; likewise */
+};
+
+/* Fill in the rest of `door`, and tell it. */
+static void
+tell_site(struct explain *e, const char *key, enum config_tls tls, struct door *door)
 {
-    struct daemon *d = e->api->d;
+    const struct daemon *d = e->api->d;
+    const char *route = door->route, *name = door->site, *text;
+    char at[LOG_TIME_BYTES], then[LOG_TIME_BYTES];
     struct site_info info;
-    char at[LOG_TIME_BYTES];
-    const char *text;
     msec_t since;
 
     if (strcmp(route, CONFIG_DIRECT) == 0 &&
-        schedule_direct_down(d->schedule, &since, ret_at, &text)) {
-        char then[LOG_TIME_BYTES];
+        schedule_direct_down(d->schedule, &since, &door->probe_at, &text)) {
         explain_step(e, "route %s is down as a whole since %s: %s; next probe %s", route,
-                     log_time_format(since, then), text, log_time_format(*ret_at, at));
-        return false;
+                     log_time_format(since, then), text, log_time_format(door->probe_at, at));
+        bool due = door->probe_at <= clock_wall(loop_clock(d->loop));
+        door->use = due ? SITE_USE_LAST_RESORT : SITE_USE_NO;
+        door->curable = true;
+        return;
     }
-    if (!schedule_site_find(d->schedule, route, name, &info)) {
+    door->use = SITE_USE_YES;
+    if (!schedule_site_chosen(d->schedule, route, key, tls, &info)) {
         explain_step(e, "route %s, site %s: nothing is known against it", route, name);
-        return true;
+        return;
     }
     if (info.state == SITE_UP) {
         explain_step(e, "route %s, site %s: up, %zu waiting, %zu connections%s", route, name,
                      info.n_ready, info.n_connections,
                      info.slowed > 0 ? ", slowed down by its own wish" : "");
-        return true;
+        return;
     }
-    explain_step(e, "route %s, site %s: %s since %s; next probe %s", route, name,
-                 site_state_name(info.state), info.failure, log_time_format(info.probe_at, at));
-    *ret_at = info.probe_at;
-    return info.state == SITE_PROBING || info.probe_at <= clock_wall(loop_clock(d->loop));
+    door->use = info.use;
+    door->curable = info.curable;
+    door->probe_at = info.probe_at;
+    explain_step(e, "route %s, site %s: %s since %s; next probe %s%s", route, name,
+                 site_state_name(info.state), info.failure, log_time_format(info.probe_at, at),
+                 info.curable ? "" : "; another route would not cure it");
 }
 
-/* By which of the ways it would go, or until when it would wait. */
+/* A way's door; false: `next` says why there is none. */
+static bool
+find_door(struct explain *e, const struct route_decision *d, unsigned r, struct door *ret,
+          struct next *next)
+{
+    const struct hop *hop = explain_hop(e, r);
+
+    if (hop == NULL && (!e->site_known || !e->site.ok)) {
+        snprintf(next->text, sizeof(next->text), "%s: %.200s",
+                 e->site.outcome.kind == OUTCOME_FAILED ? "would fail" : "would wait",
+                 e->site_known ? e->site.outcome.text : "DNS has not answered yet");
+        return false;
+    }
+    *ret = (struct door){.route = explain_route(e, r), .site = hop ? hop->name : e->site.name};
+    if (paused(e, ret->route, ret->site) != NULL) {
+        snprintf(next->text, sizeof(next->text), "would wait, suspended, for route %s", ret->route);
+        return false;
+    }
+    tell_site(e, hop != NULL ? hop->name : e->site.key, route_tls(e->settings->config, d, r), ret);
+    return true;
+}
+
+/* By which of the ways it would go, or until when it would wait: as plan_deliver() does it. */
 static void
 ask_ways(struct explain *e, const struct ways *ways, struct next *next)
 {
+    struct door last_resort = {0}, down = {0}, door;
+    bool stays = false; /* where no other way would help */
     char at[LOG_TIME_BYTES];
 
-    for (size_t i = 0; i < ways->n && next->text[0] == '\0'; i++) {
-        const char *route = explain_route(e, ways->list[i].route);
-        const struct hop *hop = explain_hop(e, ways->list[i].route);
-        const char *site = hop != NULL ? hop->name : e->site.name;
-        msec_t probe_at = 0;
-        if (hop == NULL && (!e->site_known || !e->site.ok))
-            snprintf(next->text, sizeof(next->text), "%s: %.200s",
-                     e->site.outcome.kind == OUTCOME_FAILED ? "would fail" : "would wait",
-                     e->site_known ? e->site.outcome.text : "DNS has not answered yet");
-        else if (tell_site(e, route, site, &probe_at))
-            snprintf(next->text, sizeof(next->text), "%s route %s",
-                     paused(e, route, site) != NULL ? "would wait, suspended, for"
-                                                    : "would go at once by",
-                     route);
-        else if (next->at == 0 || probe_at < next->at)
-            next->at = probe_at;
+    for (size_t i = 0; i < ways->n && !stays; i++) {
+        if (!find_door(e, &ways->decision, ways->list[i].route, &door, next))
+            return;
+        if (door.use == SITE_USE_YES) {
+            snprintf(next->text, sizeof(next->text), "would go at once by route %s", door.route);
+            return;
+        }
+        if (door.use == SITE_USE_LAST_RESORT && last_resort.route == NULL)
+            last_resort = door;
+        if (door.use == SITE_USE_NO && down.route == NULL)
+            down = door;
+        stays = !door.curable;
     }
-    if (next->text[0] == '\0')
-        snprintf(next->text, sizeof(next->text), "no route is open: would wait until %s",
-                 log_time_format(next->at, at));
+    if (last_resort.route != NULL) {
+        snprintf(next->text, sizeof(next->text), "would wait for the probe of route %s",
+                 last_resort.route);
+        return;
+    }
+    next->at = down.probe_at;
+    snprintf(next->text, sizeof(next->text), "%s: would wait until %s",
+             stays ? "another route would not help" : "no route is open",
+             log_time_format(next->at, at));
 }
 
 void

@@ -180,9 +180,7 @@ struct site *site_get_family(struct schedule *s, const char *route, const char *
 /* Bring it here, or back to the queue when the site is full: it may be gone when this returns. */
 void site_add(struct site *site, struct rcpt *rcpt);
 void site_remove(struct site *site, struct rcpt *rcpt); /* from the ready list */
-enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };
-/* May a recipient be brought here now? LAST_RESORT: a probe is under way; wait for it. */
-enum site_use site_usable(struct site *site);
+enum site_use site_usable(const struct site *site);
 void site_up(struct site *site);
 void site_down(struct site *site, const struct outcome *outcome, const char *host);
 /* Those who wait here (of `domain`; NULL: all) plan anew. */

@@ -226,10 +226,15 @@ schedule_pins(const struct schedule *s, void (*each)(void *arg, const struct pin
 enum site_state { SITE_UP, SITE_DOWN, SITE_PROBING };
 const char *site_state_name(enum site_state state); /* "up", "down", "probing" */
 
+/* May a recipient be brought there now? LAST_RESORT: a probe is under way; wait for it. */
+enum site_use { SITE_USE_YES, SITE_USE_LAST_RESORT, SITE_USE_NO };
+
 struct site_info {
     const char *name, *route;
     enum site_state state;
+    enum site_use use;
     bool suspended;
+    bool curable; /* another route would help; when not UP */
     size_t n_ready, n_busy, n_connections;
     msec_t probe_at;     /* wall; when DOWN */
     unsigned slowed;     /* halvings of the rate */
@@ -238,9 +243,13 @@ struct site_info {
 /* Every site that is known at the moment; sites without work are forgotten after a while. */
 void schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),
                     void *arg);
-/* The site by its route and key, if it is known; for explain. False: not known. */
+/* A site by its route and name, if it is known: there may be several (levels of TLS). */
 bool
 schedule_site_find(struct schedule *s, const char *route, const char *name, struct site_info *ret);
+/* The one that planning would choose; `key` as facts_site has it, or the hop's name. False: it is
+ * not known yet, and takes whoever comes unless schedule_direct_down(). */
+bool schedule_site_chosen(const struct schedule *s, const char *route, const char *key,
+                          enum config_tls tls, struct site_info *ret);
 
 /* Is the direct route down as a whole? Then since when, when it is probed next (both wall), and
  * what the last connection met (valid until the next call into the schedule). */

@@ -52,18 +52,28 @@ site_new(struct schedule *s, struct span key, const char *route, const char *nam
     return site;
 }
 
+#define FULL_KEY_MAX (FACTS_SITE_KEY_MAX + 128)
+
+/* Under which it stands in s->sites. */
+static struct span
+full_key(char buf[static FULL_KEY_MAX], const char *route, enum config_tls tls, uint8_t family,
+         const char *key)
+{
+    size_t n = (size_t)snprintf(buf, FULL_KEY_MAX, "%s|%d.%u|%s", route, (int)tls, family, key);
+    assert(n < FULL_KEY_MAX);
+    return span_of(buf, n);
+}
+
 struct site *
 site_get_family(struct schedule *s, const char *route, const char *key, const char *name,
                 enum config_tls tls, uint8_t family)
 {
-    char full[FACTS_SITE_KEY_MAX + 128];
-    size_t n = (size_t)snprintf(full, sizeof(full), "%s|%d.%u|%s", route, (int)tls, family, key);
-    struct span span = span_of(full, n);
-    assert(n < sizeof(full));
+    char full[FULL_KEY_MAX];
+    struct span span = full_key(full, route, tls, family, key);
     struct site *site = map_get(&s->sites, span);
     if (site == NULL) {
         site = site_new(s, span, route, name);
-        site->hosts = site->key + (n - strlen(key));
+        site->hosts = site->key + (span.n - strlen(key));
         site->tls = tls;
         site->family = family;
         map_put(&s->sites, span_str(site->key), site);
@@ -130,7 +140,7 @@ rcpt_set_site(struct rcpt *rcpt, struct site *site)
 }
 
 enum site_use
-site_usable(struct site *site)
+site_usable(const struct site *site)
 {
     if (site_suspended(site))
         return SITE_USE_YES;
@@ -411,6 +421,27 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
     site_replan(site, NULL); /* another route, or back to the queue */
 }
 
+static struct site_info
+info_of(const struct site *site)
+{
+    const struct schedule *s = site->schedule;
+    bool up = site->state == SITE_UP;
+    return (struct site_info){
+        .name = site->name,
+        .route = site->route,
+        .state = site->state,
+        .use = site_usable(site),
+        .suspended = site_suspended(site),
+        .curable = site->curable,
+        .n_ready = site->n_ready,
+        .n_busy = site->n_busy,
+        .n_connections = site->n_links,
+        .probe_at = up ? 0 : clock_wall(s->clock) + site->probe_at - clock_now(s->clock),
+        .slowed = site->shape.slowed,
+        .failure = up ? NULL : outcome_kept_text(site->failure),
+    };
+}
+
 void
 schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info), void *arg)
 {
@@ -418,21 +449,7 @@ schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_inf
     struct span key;
     void *value;
     while (map_next(&s->sites, &pos, &key, &value)) {
-        struct site *site = value;
-        struct site_info info = {
-            .name = site->name,
-            .route = site->route,
-            .state = site->state,
-            .suspended = site_suspended(site),
-            .n_ready = site->n_ready,
-            .n_busy = site->n_busy,
-            .n_connections = site->n_links,
-            .probe_at = site->state == SITE_UP
-                            ? 0
-                            : clock_wall(s->clock) + site->probe_at - clock_now(s->clock),
-            .slowed = site->shape.slowed,
-            .failure = site->state == SITE_UP ? NULL : outcome_kept_text(site->failure),
-        };
+        struct site_info info = info_of(value);
         each(arg, &info);
     }
 }
@@ -459,4 +476,15 @@ schedule_site_find(struct schedule *s, const char *route, const char *name, stru
     struct site_search search = {route, name, ret, false};
     schedule_sites(s, match_site, &search);
     return search.found;
+}
+
+bool
+schedule_site_chosen(const struct schedule *s, const char *route, const char *key,
+                     enum config_tls tls, struct site_info *ret)
+{
+    char full[FULL_KEY_MAX];
+    const struct site *site = map_get(&s->sites, full_key(full, route, tls, 0, key));
+    if (site != NULL)
+        *ret = info_of(site);
+    return site != NULL;
 }

@@ -3,7 +3,7 @@
 import time
 
 from rig import mail
-from rig.wait import PATIENCE
+from rig.wait import PATIENCE, until
 
 
 def test_explains_an_address_that_was_never_seen(world):
@@ -53,6 +53,24 @@ def test_tells_of_a_site_that_is_down_and_of_the_route_that_is_taken_meanwhile(w
     told = node.ctl_json("explain", "x@dest.test")
     assert told["next"] == "would go at once by route out"
     assert any("mx.dest.test: down since" in s for s in told["steps"])
+
+
+def test_waits_where_the_daemon_waits_although_another_route_is_open(world):
+    """DNS does not tell where the MX host is: no reason to go elsewhere."""
+    world.dns.mx("dest.test", "mx.broken.test")  # SERVFAIL
+    hop = world.remote("hop.test")
+    node = world.node(config={
+        "queue": {"retry": {"intervals": ["1h"], "jitter": "0%"}},
+        "hops": {"out": {"address": f"{hop.address}:25", "tls": "off"}},
+        "transport_map": [{"default": True, "route": "direct", "fallback": ["out"]}]})
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", msg=ident, outcome="deferred")
+    told = node.ctl_json("explain", "x@dest.test")
+    assert told["next"].startswith("another route would not help: would wait until "), told["next"]
+    second = node.submit("a@src.test", "x@dest.test", mail.message())
+    until(lambda: [i for i in node.queue() if i["id"] == second and i["due_at"] == told["next_at"]],
+          what="the recipient to wait for the site's probe")
+    assert not hop.mails
 
 
 def test_map_that_refuses_is_told_with_its_reply(world):
