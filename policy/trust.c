@@ -41,6 +41,17 @@ has_name(const struct config_trust *entry, const struct trust_query *query)
     return false;
 }
 
+/* May it turn out to be one of them? */
+static bool
+may_have_name(const struct config_trust *entry, const struct trust_query *query)
+{
+    const struct trust_names *names = query->names;
+    for (size_t i = 0; names != NULL && i < names->n; i++)
+        if (strcmp(names->list[i].host, entry->host) == 0)
+            return query->peer.family == 4 ? names->list[i].v4_unknown : names->list[i].v6_unknown;
+    return names != NULL; /* not asked for yet */
+}
+
 /* The address matches, as `what` says: does the client show what the entry asks besides? */
 static bool
 check_required(const struct config_trust *entry, const struct trust_query *query, const char *kind,
@@ -96,8 +107,12 @@ trust_check(const struct config *config, const struct trust_query *query,
         if (check_entry(&config->trusted[i], query, ret)) {
             ret->relay = true;
             ret->entry = &config->trusted[i];
+            ret->undecided = false;
             return true;
         }
+        if (config->trusted[i].kind == CONFIG_TRUST_HOST &&
+            may_have_name(&config->trusted[i], query))
+            ret->undecided = true;
     }
     return false;
 }

@@ -25,6 +25,7 @@ struct trust_name {
     const char *host; /* canonical */
     const struct ip *addresses;
     size_t n_addresses;
+    bool v4_unknown, v6_unknown; /* DNS has not yet said which addresses of the family it has */
 };
 struct trust_names {
     const struct trust_name *list;
@@ -46,6 +47,7 @@ struct trust_query {
 struct trust_decision {
     bool relay;
     const struct config_trust *entry; /* what granted it; NULL when refused */
+    bool undecided; /* refused, but a name that is not known yet may turn out to be this client */
     /* For the log: "cidr 127.0.0.0/8", "host office.example", "user alice", "client certificate",
      * or why not: "no entry of trusted_clients matches", "cidr 10.0.0.0/8 asks for auth". */
     char why[320]; /* the longest name, and what it asks for */

@@ -36,6 +36,7 @@ struct lookup {
     char text[128];
     struct addresses kept; /* what is trusted of it */
     msec_t failing_since;  /* monotonic; 0: the last answer holds */
+    bool answered;         /* since it came, DNS has said which addresses it has, or that none */
 };
 
 struct trusted_name {
@@ -43,12 +44,13 @@ struct trusted_name {
     char *host;
     msec_t stale_max_ms;
     bool allow_private, wanted;
-    bool told;                /* a line has been logged since it came */
-    struct lookup lookups[2]; /* A, AAAA */
-    struct addresses current; /* both families: what sessions see */
-    struct addresses refused; /* at the last answer, so that a refusal is logged once */
-    msec_t asked_at, ask_at;  /* monotonic */
-    unsigned n_failures;      /* in a row */
+    bool told;                        /* a line has been logged since it came */
+    struct lookup lookups[2];         /* A, AAAA */
+    struct addresses current;         /* both families: what sessions see */
+    struct addresses refused;         /* at the last answer, so that a refusal is logged once */
+    msec_t came_at, asked_at, ask_at; /* monotonic */
+    unsigned unknown;                 /* as sessions see it (unknown_of) */
+    unsigned n_failures;              /* in a row */
     struct timer timer;
 };
 
@@ -95,14 +97,32 @@ addresses_minus(const struct addresses *a, const struct addresses *b, struct str
 
 /* ---- what sessions see ---- */
 
+/* The families, as bits, of which DNS has said nothing yet. Without a word until stale_max is over
+ * they are nobody. */
+static unsigned
+unknown_of(const struct trusted_name *name)
+{
+    bool over = clock_now(name->t->clock) - name->came_at >= name->stale_max_ms;
+    unsigned bits = 0;
+    for (unsigned i = 0; i < 2; i++)
+        if (!name->lookups[i].answered && !over)
+            bits |= 1u << i;
+    return bits;
+}
+
 static void
 publish(struct trusted *t)
 {
     t->view = xrealloc(t->view, (t->n + 1) * sizeof(*t->view));
-    for (size_t i = 0; i < t->n; i++)
-        t->view[i] = (struct trust_name){.host = t->list[i]->host,
-                                         .addresses = t->list[i]->current.list,
-                                         .n_addresses = t->list[i]->current.n};
+    for (size_t i = 0; i < t->n; i++) {
+        struct trusted_name *name = t->list[i];
+        name->unknown = unknown_of(name);
+        t->view[i] = (struct trust_name){.host = name->host,
+                                         .addresses = name->current.list,
+                                         .n_addresses = name->current.n,
+                                         .v4_unknown = (name->unknown & 1u) != 0,
+                                         .v6_unknown = (name->unknown & 2u) != 0};
+    }
     t->names.list = t->view;
     t->names.n = t->n;
     t->names.version++;
@@ -164,6 +184,7 @@ take(struct lookup *l, const struct addresses *refused_before)
     char text[IP_TEXT_MAX];
 
     l->failing_since = 0;
+    l->answered = true;
     l->kept.n = 0;
     for (size_t i = 0; i < l->found.n; i++) {
         const struct ip *ip = &l->found.list[i];
@@ -268,6 +289,7 @@ take_answers(struct trusted_name *name, const char **ret_answer)
     if (n_found > TRUST_ADDRESSES_MAX) {
         keep(&name->lookups[0]);
         keep(&name->lookups[1]);
+        name->lookups[0].answered = name->lookups[1].answered = true;
         return "too many addresses, the answer is refused";
     }
     name->refused.n = 0;
@@ -294,6 +316,8 @@ settle(struct trusted_name *name)
 
     update(name, failure != NULL ? failure : answer);
     drop_stale(name);
+    if (unknown_of(name) != name->unknown)
+        publish(name->t);
     if (failure != NULL) {
         complain(name, failure);
         msec_t again_ms = retry_ms(++name->n_failures);
@@ -379,6 +403,7 @@ name_new(struct trusted *t, const char *host)
     struct trusted_name *name = xcalloc(1, sizeof(*name));
     name->t = t;
     name->host = xstrdup(host);
+    name->came_at = clock_now(t->clock);
     name->lookups[0] = (struct lookup){.name = name, .type = DNS_A};
     name->lookups[1] = (struct lookup){.name = name, .type = DNS_AAAA};
     t->list = xrealloc(t->list, (t->n + 1) * sizeof(struct trusted_name *));

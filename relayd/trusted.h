@@ -8,6 +8,7 @@
  *   NXDOMAIN, NODATA nobody
  *   SERVFAIL, timeout, more than TRUST_ADDRESSES_MAX addresses: the last answer stays for stale_max
  *                    after it would have been renewed, with an alert; then nobody
+ *   nothing yet      unknown, for stale_max at the most: who may be meant is told to come again
  *
  * Refused one by one, with a line in the log: addresses of this machine (those of the loopback
  * network belong to allow_private), and what trust_address_fault() says. A family that fails leaves

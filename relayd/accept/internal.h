@@ -83,7 +83,7 @@ struct smtpd {
     struct smtpd_counts counts;
     uint8_t state, mode, want;
     bool chunk_last;
-    bool abort_due, stopping, stressed;
+    bool abort_due, stopping, stressed, undecided;
     bool esmtp; /* EHLO, not HELO */
     bool tls;
 };

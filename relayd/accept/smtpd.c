@@ -475,6 +475,12 @@ smtpd_set_trusted(struct smtpd *s, bool trusted)
 }
 
 void
+smtpd_set_undecided(struct smtpd *s, bool undecided)
+{
+    s->undecided = undecided;
+}
+
+void
 smtpd_answer(struct smtpd *s, struct span reply)
 {
     enum smtpd_want want = s->want;

@@ -125,6 +125,8 @@ void smtpd_stop(struct smtpd *s);
 /* Does the client match trusted_clients, as things stand? To be said before smtpd_start(), and
  * again before smtpd_tls_done() and smtpd_auth_done(). */
 void smtpd_set_trusted(struct smtpd *s, bool trusted);
+/* Is that not known yet? Then who is not trusted gets 450 instead of 554. Said with it. */
+void smtpd_set_undecided(struct smtpd *s, bool undecided);
 
 /* The handshake is done (RFC 3207 section 4.2: everything before it is forgotten). The texts
  * outlive the session. For implicit TLS call it before smtpd_start(). */

@@ -34,6 +34,7 @@ session_judge(struct session *s, struct span user)
     s->names_version = names == NULL ? 0 : names->version;
     take_digests(s, &cert, &spki, &query);
     smtpd_set_trusted(s->smtpd, trust_check(s->setup->config, &query, &decision));
+    smtpd_set_undecided(s->smtpd, decision.undecided);
 }
 
 void

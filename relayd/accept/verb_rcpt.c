@@ -248,11 +248,12 @@ stranger_may_ask(struct smtpd *s, struct span domain)
     struct smtpd_txn *t = s->txn;
 
     if (s->conf->srs_domain[0] == '\0' || !span_eq(domain, span_str(s->conf->srs_domain))) {
-        static const char text[] = "554 5.7.1 relay access denied";
+        const char *text = s->undecided ? "450 4.7.1 not known yet who may relay, try again"
+                                        : "554 5.7.1 relay access denied";
         t->n_refused++;
         s->counts.rcpts_refused++;
-        s->counts.relay_denied++;
-        s->counts.errors++;
+        s->counts.relay_denied += !s->undecided;
+        s->counts.errors += !s->undecided; /* it may be a customer who has to wait */
         smtpd_reply(s, text);
         smtpd_tell(s, SMTPD_EVENT_REFUSED, span_str(text), true);
         rcpt_drop(s);

@@ -201,6 +201,45 @@ a_name_stands_for_its_addresses_of_the_moment(void **state)
 }
 
 static void
+a_name_that_is_not_known_yet_may_be_anybody_of_the_family(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *peer;
+        bool v4_unknown, v6_unknown, listed, relay, undecided;
+    } cases[] = {
+        {"192.0.2.1", true, true, true, false, true},
+        {"2001:db9::1", true, true, true, false, true},
+        {"192.0.2.1", true, false, true, false, true},
+        {"2001:db9::1", true, false, true, false, false},
+        {"192.0.2.1", false, true, true, false, false},
+        {"2001:db9::1", false, true, true, false, true},
+        {"192.0.2.1", false, false, true, false, false},
+        {"192.0.2.1", false, false, false, false, true}, /* not asked for yet */
+        {"10.9.0.1", true, true, true, true, false},     /* trusted anyhow */
+    };
+    static const struct text_file files[] = {
+        {.path = "c.yaml",
+         .text = "node: {name: cn, hostname: cn.example}\n"
+                 "trusted_clients: [{host: office.example}, {cidr: 10.9.0.0/16}]\n"
+                 "transport_map: [{default: true, route: direct}]\n"}};
+    struct strbuf out = STRBUF_INIT;
+    struct config *config = text_load(files, N_ELEMENTS(files), 0, &out);
+    assert_non_null(config);
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
+        const struct trust_name office = {.host = "office.example",
+                                          .v4_unknown = cases[i].v4_unknown,
+                                          .v6_unknown = cases[i].v6_unknown};
+        const struct trust_names names = {.list = &office, .n = cases[i].listed};
+        const struct trust_decision d = by_name(config, &names, cases[i].peer, false, "");
+        if (d.relay != cases[i].relay || d.undecided != cases[i].undecided)
+            fail_msg("case %zu: relay=%d undecided=%d", i, d.relay, d.undecided);
+    }
+    config_free(config);
+    strbuf_release(&out);
+}
+
+static void
 a_name_cannot_have_any_address(void **state)
 {
     (void)state;
@@ -260,6 +299,7 @@ main(int argc, char **argv)
         cmocka_unit_test(any_one_entry_suffices),
         cmocka_unit_test(a_stranger_gets_nothing_whatever_is_shown),
         cmocka_unit_test(a_name_stands_for_its_addresses_of_the_moment),
+        cmocka_unit_test(a_name_that_is_not_known_yet_may_be_anybody_of_the_family),
         cmocka_unit_test(a_name_cannot_have_any_address),
         cmocka_unit_test(a_long_user_name_is_cut_in_the_reason),
     };
