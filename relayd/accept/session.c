@@ -181,6 +181,14 @@ serve(struct session *s, enum smtpd_want want)
     }
 }
 
+/* It does not take its replies: no more commands are looked at until it has. */
+static void
+wait_for_client(struct session *s)
+{
+    s->out_waits = true;
+    set_timer(s, clock_now(s->accept->clock) + idle_ms(s));
+}
+
 /* The core has stopped at `want`: send what it said, and arrange to go on. May end the session. */
 static void
 rest(struct session *s, enum smtpd_want want)
@@ -196,16 +204,16 @@ rest(struct session *s, enum smtpd_want want)
     case SMTPD_WANT_INPUT:
         if (s->eof)
             session_end(s, "gone", NULL, true);
+        else if (conn_out_pending(s->conn) > SESSION_OUT_MAX)
+            wait_for_client(s);
         else
             set_timer(s, smtpd_deadline(s->smtpd));
         return;
     case SMTPD_WANT_FLUSH:
-        if (conn_out_pending(s->conn) <= SESSION_OUT_MAX) {
+        if (conn_out_pending(s->conn) <= SESSION_OUT_MAX)
             session_wake(s);
-            return;
-        }
-        s->out_waits = true;
-        set_timer(s, clock_now(s->accept->clock) + idle_ms(s));
+        else
+            wait_for_client(s);
         return;
     default:
         set_timer(s, INT64_MAX); /* those who are asked have their own limits */

@@ -449,10 +449,10 @@ test_an_idle_session_is_small(void **state)
     spin(w);
 }
 
+/* Says HELP, `at_once` octets before each turn of the loop, and reads nothing. */
 static void
-test_a_client_that_reads_nothing_is_dropped(void **state)
+drop_who_reads_nothing(struct world *w, size_t at_once)
 {
-    struct world *w = *state;
     CLEANUP(strbuf_release) struct strbuf text = STRBUF_INIT;
     int small = 4096;
 
@@ -462,9 +462,11 @@ test_a_client_that_reads_nothing_is_dropped(void **state)
     for (int i = 0; i < 400000; i++)
         strbuf_add_str(&text, "HELP\r\n");
     size_t sent = 0;
-    for (int i = 0; i < 200 && sent < text.n; i++) {
-        ssize_t n = send(c.fd, text.p + sent, text.n - sent, MSG_NOSIGNAL);
+    for (int full = 0; full < 20 && sent < text.n;) {
+        size_t more = text.n - sent < at_once ? text.n - sent : at_once;
+        ssize_t n = send(c.fd, text.p + sent, more, MSG_NOSIGNAL);
         sent += n > 0 ? (size_t)n : 0;
+        full = n > 0 ? 0 : full + 1;
         spin(w);
     }
     assert_true(sent < text.n); /* we stopped reading, too */
@@ -473,6 +475,18 @@ test_a_client_that_reads_nothing_is_dropped(void **state)
     spin(w);
     assert_int_equal(w->accept->stats.sessions, 0);
     close(c.fd);
+}
+
+static void
+test_a_client_that_reads_nothing_is_dropped(void **state)
+{
+    drop_who_reads_nothing(*state, SIZE_MAX);
+}
+
+static void
+test_a_client_that_asks_little_at_a_time_and_reads_nothing_is_dropped(void **state)
+{
+    drop_who_reads_nothing(*state, 900); /* answered in 3,000 octets: less than is worth a flush */
 }
 
 int
@@ -499,6 +513,7 @@ main(int argc, char **argv)
         TEST(test_a_reload_that_cannot_bind_changes_nothing),
         TEST(test_an_idle_session_is_small),
         TEST(test_a_client_that_reads_nothing_is_dropped),
+        TEST(test_a_client_that_asks_little_at_a_time_and_reads_nothing_is_dropped),
     };
     RUN_TESTS(tests);
 }
