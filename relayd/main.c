@@ -17,7 +17,7 @@
 #include "policy/base/crypto.h"
 #include "policy/base/mem.h"
 #include "policy/base/units.h"
-#include "policy/config_node.h"
+#include "relayd/check.h"
 #include "relayd/net/sdnotify.h"
 #include "relayd/sign.h"
 #include "relayd/start.h"
@@ -86,48 +86,15 @@ parse_options(int argc, char **argv, struct options *ret)
     return -1;
 }
 
-/* Become the user that would read the secrets. A start needs him to be there; the default one may
- * be made later, on another machine. */
-static void
-check_as_user(const struct config *outline, struct config_problems *problems)
-{
-    const struct config_node *given = config_node_get(outline->root, "user");
-    struct privs_user user;
-    struct err err;
-
-    if (geteuid() != 0)
-        return;
-    if (privs_find_user(outline->user, &user, &err) != ERR_OK)
-        config_problem_add(problems, given == NULL ? CONFIG_WARNING : CONFIG_ERROR,
-                           given == NULL ? outline->root->mark : given->mark, "user",
-                           "%s, so a start as root would fail", err.text);
-    else if (privs_drop(&user, false, &err) != ERR_OK)
-        fprintf(stderr, "relayd: checking as root: %s\n", err.text);
-}
-
-/* --check: the same way as a start, as the same user, but nothing is bound or opened. A file whose
- * outline is wrong is read as a whole all the same: everything is told at once. */
 static int
-check(const struct options *options)
+check(const char *file)
 {
-    struct config_problems problems = {0}, ignored = {0};
-    struct settings *settings = NULL;
-    struct config *outline;
+    CLEANUP(config_problems_release) struct config_problems problems = {0};
+    bool ok = check_config(file, &problems);
 
-    if (config_load(options->config_file, NULL, CONFIG_LOAD_OUTLINE, &outline, &ignored) ==
-        ERR_OK) {
-        check_as_user(outline, &problems);
-        config_free(outline);
-    }
-    config_problems_release(&ignored);
-    size_t n_before = problems.n_errors;
-    if (settings_load(options->config_file, &settings, &problems) == ERR_OK)
-        settings_free(settings);
     start_print_problems(&problems);
-    bool ok = settings != NULL && n_before == 0;
     if (ok)
-        printf("%s: ok\n", options->config_file);
-    config_problems_release(&problems);
+        printf("%s: ok\n", file);
     return ok ? EX_OK : EX_CONFIG;
 }
 
@@ -142,7 +109,7 @@ main(int argc, char **argv)
     sdnotify_init();
     signal(SIGPIPE, SIG_IGN);
     if (options.check)
-        return check(&options);
+        return check(options.config_file);
     daemon_signals_hold();
 
     char path[PATH_MAX];

@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "policy/base/mem.h"
-#include "policy/config.h"
 #include "policy/config_load.h"
+#include "relayd/check.h"
 #include "relayd/ctl/ctl.h"
 #include "relayd/ops/api.h"
 
@@ -118,19 +118,17 @@ diff_run(struct ctl *ctl, const char *file)
     return code;
 }
 
-/* What the files say, as `relayd --check` would judge it. */
+/* What `relayd --check` says. */
 static int
 check_run(struct ctl *ctl)
 {
     CLEANUP(config_problems_release) struct config_problems problems = {0};
-    struct config *config = NULL;
     const char *file = ctl_option(ctl, "--diff");
     if (file != NULL)
         return diff_run(ctl, file);
-    enum err_code code = config_load(ctl_config_file(ctl), NULL, 0, &config, &problems);
-    config_free(config);
+    bool ok = check_config(ctl_config_file(ctl), &problems);
     cJSON *json = cJSON_CreateObject(), *list;
-    cJSON_AddBoolToObject(json, "ok", code == ERR_OK);
+    cJSON_AddBoolToObject(json, "ok", ok);
     list = cJSON_AddArrayToObject(json, "problems");
     for (size_t i = 0; i < problems.n; i++) {
         CLEANUP(strbuf_release) struct strbuf line = STRBUF_INIT;
@@ -139,13 +137,16 @@ check_run(struct ctl *ctl)
         if (!ctl->json)
             fprintf(stderr, "%s\n", line.p);
     }
+    size_t n = problems.n_errors + problems.n_warnings;
+    if (n > problems.n && !ctl->json)
+        ctl_complain("and %zu more", n - problems.n);
     if (ctl->json)
         ctl_print_json(json);
-    else if (code == ERR_OK)
+    else if (ok)
         printf("%s is good\n", ctl_config_file(ctl));
     cJSON_Delete(json);
     int finished = ctl_finish();
-    return code != ERR_OK ? EX_CONFIG : finished;
+    return ok ? finished : EX_CONFIG;
 }
 
 static const struct ctl_option check_options[] = {
@@ -157,12 +158,10 @@ const struct ctl_verb ctl_reload_verbs[] = {
     {"reload", "", 0, 0, "apply the changed configuration",
      "A file with errors is reported, and the old configuration stays.", NULL, reload_run},
     {"check", "", 0, 0, "check the configuration, or compare a new one with the mail",
-     "Without --diff the file of -c is checked, without the daemon. With --diff the daemon decides "
-     "by\n"
-     "both files, for what waits and for what finished in the last 24 hours, each by its own rules "
-     "and\n"
-     "country database; pinned and learned routes are left out. What it has no time for within a\n"
-     "second is said.",
+     "Without --diff the file of -c is checked as relayd --check does it, without the daemon.\n"
+     "With --diff the daemon decides by both files, for what waits and for what finished in the\n"
+     "last 24 hours, each by its own rules and country database; pinned and learned routes are\n"
+     "left out. What it has no time for within a second is said.",
      check_options, check_run},
     {0},
 };

@@ -1,4 +1,4 @@
-"""relayd --check: every mistake of a file at once, where it is and what was expected."""
+"""relayd --check, and relayctl check alike: every mistake of a file at once, where it is and what was expected."""
 
 import os
 import re
@@ -27,19 +27,23 @@ PLACE = re.compile(r"^(?P<file>\S+?):(?P<line>\d+):(?P<column>\d+): "
 
 @pytest.fixture
 def check(tmp_path):
-    """check(yaml) -> (exit code, [(file, line, column, path, text)], all output)."""
-    def run_it(text, name="relayd.yaml"):
+    """check(yaml) -> (exit code, [(file, line, column, path, text)], all output). Both programs
+    give the same judgement, unless only relayd is asked."""
+    def places(output):
+        found = map(PLACE.match, output.splitlines())
+        return [(m["file"], int(m["line"]), int(m["column"]), m["path"] or "", m["text"])
+                for m in found if m]
+
+    def run_it(text, name="relayd.yaml", both=True):
         file = tmp_path / name
         file.write_bytes(text if isinstance(text, bytes) else textwrap.dedent(text).encode())
         done = run(binary("relayd"), "-c", file, "--check", check=False)
         output = done.stdout + done.stderr
-        found = []
-        for line in output.splitlines():
-            match = PLACE.match(line)
-            if match:
-                found.append((match["file"], int(match["line"]), int(match["column"]),
-                              match["path"] or "", match["text"]))
-        return done.returncode, found, output
+        if both:
+            other = run(binary("relayctl"), "-c", file, "check", check=False)
+            said = other.stdout + other.stderr
+            assert (other.returncode, places(said)) == (done.returncode, places(output)), said
+        return done.returncode, places(output), output
 
     run_it.dir = tmp_path
     return run_it
@@ -165,6 +169,25 @@ def test_users_file_that_others_can_read_is_refused(check):
     (check.dir / "users").chmod(0o644)
     code, problems, output = check(text)
     assert code == 78 and any("users_file" in p[3] for p in problems), output
+    (check.dir / "users").chmod(0o600)
+    (check.dir / "users").write_text("shop with no hash\n")
+    code, problems, output = check(text)
+    assert code == 78 and any("users_file" in p[3] for p in problems), output
+
+
+@pytest.mark.parametrize("file,option,path", [
+    ("a.pem", "dkim: [{domains: [a.test], key_file: a.pem}]\n", "dkim.key_file"),
+    ("cert.pem", "tls: {certificate_file: cert.pem, private_key_file: cert.pem}\n", "tls"),
+    ("ca.pem", "direct: {tls: verify, ca_file: ca.pem}\n", "direct.ca_file"),
+    ("countries", "geoip: {database: countries}\n", "geoip.database"),
+    ("rules.yaml", "classify: {rules_file: rules.yaml}\n", ""),
+    ("log", "log: {target: log/relayd.log}\n", "log.target"),
+], ids=["key", "certificate", "ca", "geoip", "rules", "log"])
+def test_file_that_is_not_what_it_should_be_is_a_mistake(check, file, option, path):
+    (check.dir / file).write_text("nothing of the kind\n")
+    (check.dir / file).chmod(0o600)
+    code, problems, output = check(GOOD + option)
+    assert code == 78 and any(path in p[3] for p in problems), output
 
 
 def test_domain_names_are_never_taken_for_booleans(check):
@@ -193,7 +216,7 @@ def test_million_domains_load_within_two_seconds(check):
     text = GOOD.replace("transport_map: [",
                         "transport_map: [{domains_file: big.txt, route: direct}, ")
     begun = time.monotonic()
-    code, _, output = check(text)
+    code, _, output = check(text, both=False)
     took = time.monotonic() - begun
     assert code == 0, output
     assert took < 4 * PATIENCE * (os.getloadavg()[0] / 2 + 1), f"{took:.1f} s"
