@@ -70,6 +70,7 @@ struct smtpd {
     char *scratch;
     void *event_arg;
     msec_t now, deadline_at;
+    msec_t armed_at; /* when the time until deadline_at began */
     struct strbuf out;
     struct accept_client client;
     char *helo, *user;

@@ -365,8 +365,11 @@ settle(struct smtpd *s)
         txn_free(s->dead_txn);
         s->dead_txn = NULL;
     }
-    if (s->want == SMTPD_WANT_CHUNK && s->txn != NULL && s->deadline_at != SMTPD_NO_DEADLINE)
-        s->deadline_at += s->now - s->txn->chunk_at; /* the sink's delay is not the client's */
+    if (s->want == SMTPD_WANT_CHUNK && s->txn != NULL && s->deadline_at != SMTPD_NO_DEADLINE) {
+        msec_t delay_ms = s->now - s->txn->chunk_at; /* the sink's, not the client's */
+        s->armed_at += delay_ms;
+        s->deadline_at += delay_ms;
+    }
     s->chunk = SPAN_NONE;
     s->want = SMTPD_WANT_INPUT;
 }
@@ -377,6 +380,7 @@ arm(struct smtpd *s)
     if (s->deadline_at != SMTPD_NO_DEADLINE)
         return;
     msec_t ms = s->stressed ? s->conf->idle_stressed_ms : s->conf->idle_ms;
+    s->armed_at = s->now;
     s->deadline_at = s->now + (body_draining(s) && ms > SMTPD_DRAIN_MS ? SMTPD_DRAIN_MS : ms);
     if (s->txn != NULL)
         s->txn->window_bytes = s->txn->data.n_bytes;
@@ -458,8 +462,12 @@ smtpd_set_stressed(struct smtpd *s, msec_t now, bool stressed)
     msec_t at = now + s->conf->idle_stressed_ms;
 
     s->stressed = stressed;
-    if (stressed && !body_draining(s) && s->deadline_at != SMTPD_NO_DEADLINE && s->deadline_at > at)
+    if (body_draining(s) || s->deadline_at == SMTPD_NO_DEADLINE)
+        return;
+    if (stressed && s->deadline_at > at)
         s->deadline_at = at;
+    else if (!stressed && (s->mode == MODE_DATA || s->mode == MODE_CHUNK))
+        s->deadline_at = s->armed_at + s->conf->idle_ms; /* a message is given its time back */
 }
 
 void

@@ -286,6 +286,8 @@ body_timeout(struct smtpd *s)
 {
     msec_t window_ms = s->stressed ? s->conf->idle_stressed_ms : s->conf->idle_ms;
 
+    if (window_ms > s->now - s->armed_at)
+        window_ms = s->now - s->armed_at;
     if (body_draining(s)) {
         if (s->chunk_refusal != NULL)
             chunk_dropped(s);
@@ -294,8 +296,8 @@ body_timeout(struct smtpd *s)
         smtpd_close(s, "drain", NULL);
         return;
     }
-    if ((msec_t)(s->txn->data.n_bytes - s->txn->window_bytes) >=
-        SMTPD_RATE_MIN * (window_ms / SECOND))
+    if ((msec_t)(s->txn->data.n_bytes - s->txn->window_bytes) * SECOND >=
+        SMTPD_RATE_MIN * window_ms)
         return; /* it comes in, if slowly: another window */
     s->verb = "dot";
     smtpd_replyf(s, "421 4.4.2 %s the message came in too slowly", s->conf->hostname);

@@ -288,6 +288,8 @@ verb_rcpt(struct smtpd *s, struct span arg)
         refusal = "550 5.1.1 there is no postmaster here";
     if (refusal == NULL)
         refusal = params_take(arg, &p);
+    if (refusal == NULL && !t->mail.smtputf8 && !span_is_ascii(p.orcpt))
+        refusal = "501 5.5.4 a non-ASCII ORCPT needs SMTPUTF8"; /* RFC 6533 section 3 */
     if (refusal != NULL) {
         smtpd_error(s, refusal);
         return;
