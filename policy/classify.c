@@ -13,7 +13,8 @@
 
 #include "policy/base/mem.h"
 
-/* What is done by default with a 4xx, a 5xx, and a failure that came without a reply. */
+/* What is done by default with a 4xx, a 5xx, and a failure that came without a reply. No class
+ * gives up at a 4xx: the receiver asks for another attempt (RFC 5321 section 4.2.1). */
 static const struct class_row {
     const char *name;
     enum reply_action on_4xx, on_5xx, on_none;
@@ -28,7 +29,7 @@ static const struct class_row {
     [REPLY_BAD_DOMAIN] = ROW("bad-domain", RETRY, BOUNCE, BOUNCE),
     [REPLY_RELAY_DENIED] = ROW("relay-denied", RETRY, BOUNCE, BOUNCE),
     [REPLY_QUOTA_FULL] = ROW("quota-full", RETRY, RETRY, RETRY),
-    [REPLY_MESSAGE_TOO_LARGE] = ROW("message-too-large", BOUNCE, BOUNCE, BOUNCE),
+    [REPLY_MESSAGE_TOO_LARGE] = ROW("message-too-large", RETRY, BOUNCE, BOUNCE),
     [REPLY_CONTENT_SPAM] = ROW("content-spam", SLOW, BOUNCE, BOUNCE),
     [REPLY_CONTENT_VIRUS] = ROW("content-virus", RETRY, BOUNCE, BOUNCE),
     [REPLY_CONTENT_POLICY] = ROW("content-policy", RETRY, BOUNCE, BOUNCE),

@@ -55,7 +55,8 @@ enum reply_action {
     REPLY_ACTION_RETRY, /* later, the same way; a 5xx too, then for at most RETRY_SOFT_REJECT_MAX */
     REPLY_ACTION_SLOW,  /* later, and the site's rate is halved */
     REPLY_ACTION_REROUTE, /* now, by the next route; without one: retry a 4xx, bounce a 5xx */
-    REPLY_ACTION_BOUNCE,  /* give up and tell the sender */
+    REPLY_ACTION_BOUNCE,  /* give up and tell the sender; a 4xx only where a rule says so: no class
+                             does, nor does a rule of etc/replies.yaml */
 };
 
 /* Where in the session the reply came. */
@@ -94,7 +95,7 @@ struct classify_rule {
                              domains would say it */
     struct span match;    /* PCRE2 regex on the reply's words (classify_normalise), case ignored */
     struct span unless;   /* likewise; the rule does not hold where this matches */
-    struct span code;     /* "550", "4xx", "452 552" */
+    struct span code;     /* "550", "4xx", "452 552"; "4xx" is also 4.x.x without a code */
     struct span enhanced; /* "5.1.1", "x.2.2", "5.7.51x" */
     struct span stage;    /* "rcpt dot unknown" */
     struct span mx;       /* "*.qq.com *.foxmail.com": the peer's host name */

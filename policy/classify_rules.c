@@ -362,12 +362,16 @@ in_range(const struct code_range *range, int value)
     return value >= range->first && value <= range->last;
 }
 
+/* Of a reply without a code, its enhanced code says whether it is one of 4xx or of 5xx. */
 static bool
-codes_hold(const struct compiled_rule *rule, int code)
+codes_hold(const struct compiled_rule *rule, int code, struct enh enh)
 {
-    for (size_t i = 0; i < rule->n_codes; i++)
-        if (in_range(&rule->codes[i], code))
+    for (size_t i = 0; i < rule->n_codes; i++) {
+        const struct code_range *range = &rule->codes[i];
+        bool all = range->first == enh.klass * 100 && range->last == range->first + 99;
+        if (in_range(range, code) || (code == 0 && all))
             return true;
+    }
     return rule->n_codes == 0;
 }
 
@@ -400,7 +404,7 @@ mx_holds(const struct compiled_rule *rule, struct span mx)
 static bool
 numbers_hold(const struct compiled_rule *rule, const struct classify_reply *reply)
 {
-    return codes_hold(rule, reply->code) && enhs_hold(rule, reply->enh) &&
+    return codes_hold(rule, reply->code, reply->enh) && enhs_hold(rule, reply->enh) &&
            (rule->stages == 0 || (rule->stages >> reply->stage & 1) != 0) &&
            mx_holds(rule, reply->mx);
 }

@@ -357,7 +357,8 @@ const struct option config_schema[] = {
     OPTION("classify", OPT_SECTION, NULL, NULL, "What replies of other servers mean."),
     OPTION("classify.rules_file", OPT_FILE, NULL, "replies.yaml", "Replaces the built-in rules.",
            TOP(classify.rules_file)),
-    OPTION("classify.rules", OPT_NODES, NULL, "[]", "Rules tried before them.",
+    OPTION("classify.rules", OPT_NODES, NULL, "[]",
+           "Rules tried before them. A 4xx is given up only where a rule of one's own says bounce.",
            TOP(classify.rules)),
 
     OPTION("dkim", OPT_SECTIONS, NULL, "[{domains: [mydomain.com], key_file: mydomain.com.pem}]",

@@ -78,13 +78,22 @@ curable(const struct outcome *o, const struct verdict *v)
            (o->path || (o->origin == ORIGIN_PEER && v->action == REPLY_ACTION_REROUTE));
 }
 
+/* A 4xx whose rule gives the recipient up: the administrator's, as no class and no built-in rule
+ * does. What speaks of the hop is no verdict even so. */
+static bool
+ruled_out(const struct outcome *o, const struct verdict *v)
+{
+    return o->kind == OUTCOME_DEFERRED && o->origin == ORIGIN_PEER && !o->path &&
+           o->code / 100 == 4 && v->action == REPLY_ACTION_BOUNCE;
+}
+
 /* A receiver that has said nothing but 4xx for as long as the rule is patient. */
 static bool
 patience_over(struct record *r, const struct rcpt *rcpt, const struct outcome *o,
               const struct verdict *v, const struct attempts *a, msec_t now)
 {
     if (o->kind != OUTCOME_DEFERRED || o->origin != ORIGIN_PEER || o->code / 100 != 4 ||
-        v->same_everywhere || o->greylisted)
+        v->same_everywhere || o->greylisted || ruled_out(o, v))
         return false;
     msec_t after = r->env.fallback_after(r->env.arg, rcpt);
     return after > 0 && now - a->first_deferral_at >= after;
@@ -317,8 +326,11 @@ settle(struct record *r, const struct settings *settings, struct item *item, str
     struct attempts *a = &j->attempts;
 
     a->count++;
-    if (o->kind == OUTCOME_FAILED && !j->exceeded && !soft_reject(o, v, a, j->now) &&
-        !may_be_cured(r, rcpt, o, v)) {
+    bool ruled = ruled_out(o, v);
+    if (ruled)
+        item->status.klass = 5; /* it is not tried again */
+    if (ruled || (o->kind == OUTCOME_FAILED && !j->exceeded && !soft_reject(o, v, a, j->now) &&
+                  !may_be_cured(r, rcpt, o, v))) {
         finish_failed(r, item, settings);
     } else if (retry_expired(j->expires_at, rcpt->begun_at)) {
         item->expired = true;

@@ -149,6 +149,36 @@ a_5xx_that_means_later_is_deferred_for_a_day(void **state)
 }
 
 static void
+a_4xx_is_given_up_by_a_rule_of_ones_own_but_not_for_the_hops_sake(void **state)
+{
+    (void)state;
+    const struct classify_rule own = {.name = SPAN("own"),
+                                      .klass = SPAN("inactive-mailbox"),
+                                      .action = SPAN("bounce"),
+                                      .match = SPAN("frobnicated")};
+    struct outcome gone = reply(452, "4.2.2", "frobnicated");
+    OK(classify_rules_add(t.settings.rules, &own, err));
+    t.fallback_after = 1;
+    mail_make(&(struct mail){.notify = QUEUE_NOTIFY_FAILURE}, 1);
+    record_all(&gone);
+    assert_int_equal(t.fates[0], FATE_FINISHED);
+    assert_int_equal(t.n_reroutes, 0);
+    assert_int_equal(t.n_told, 1);
+    assert_told(0, "Action: failed");
+    assert_told(0, "Status: 5.2.2");
+    assert_told(0, "Diagnostic-Code: smtp; 452 4.2.2 frobnicated");
+
+    gone.path = true;
+    mail_make(&(struct mail){0}, 1);
+    record_all(&gone);
+    assert_int_equal(t.fates[0], FATE_DEFERRED);
+    gone = reply(452, "4.3.4", "message too large");
+    mail_make(&(struct mail){0}, 1);
+    record_all(&gone);
+    assert_int_equal(t.fates[0], FATE_DEFERRED);
+}
+
+static void
 a_rate_limit_slows_the_site(void **state)
 {
     (void)state;
@@ -314,6 +344,7 @@ main(int argc, char **argv)
         T(only_an_attempt_past_the_deadline_expires),
         T(the_last_attempt_is_made_at_the_deadline),
         T(a_5xx_that_means_later_is_deferred_for_a_day),
+        T(a_4xx_is_given_up_by_a_rule_of_ones_own_but_not_for_the_hops_sake),
         T(a_rate_limit_slows_the_site),
         T(a_reroute_keeps_the_refusal_for_the_report),
         T(a_refusal_that_no_route_cures_is_final_unless_one_was_out_of_reach),

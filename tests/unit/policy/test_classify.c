@@ -492,6 +492,82 @@ earlier_rules_override_the_builtin_ones(void **state)
     classify_rules_free(rules);
 }
 
+/* The same refusal as a 4xx: its code and the enhanced codes behind it. */
+static void
+put_temporary(struct strbuf *out, struct span text)
+{
+    for (size_t i = 0; i < text.n; i++) {
+        struct span rest = span_from(text, i);
+        bool starts = i == 0 || text.p[i - 1] == '\n';
+        bool enhanced = i >= 4 && (text.p[i - 1] == ' ' || text.p[i - 1] == '-');
+        bool five = text.p[i] == '5' && (starts || (enhanced && span_starts(rest, SPAN("5."))));
+        strbuf_add_byte(out, five ? '4' : text.p[i]);
+    }
+}
+
+static void
+expect_no_bounce(struct classify_rules *rules, struct span text, enum reply_stage stage)
+{
+    struct strbuf form = STRBUF_INIT;
+    put_temporary(&form, text);
+    struct classify_verdict v = classify_text(rules, strbuf_span(&form), stage, SPAN_NONE);
+    if (form.p[0] == '4' && v.action == REPLY_ACTION_BOUNCE)
+        fail_msg("given up by %s: %s", v.rule, form.p);
+    strbuf_release(&form);
+}
+
+static void
+nothing_built_in_gives_up_at_a_4xx(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "552 5.3.4 Message too large",
+        "4.2.2 out of storage space and inactive",
+        "552 5.2.2 https://support.google.com/mail/?p=OverQuotaPerm",
+        "552 5.2.2 extended quota violation",
+        "554 MI:NHD mx.example",
+        "504 HELO must contain a dot",
+        "501 invalid helo name",
+        "550 message expired, giving up",
+        "550 5.7.1 very poor reputation of the sending domain",
+        "550 5.7.1 very low reputation of the sending domain",
+    };
+    struct classify_rules *rules = builtin_rules();
+    struct labelled_replies replies = labelled_replies_read(TESTS_DIR "/data/replies-open.jsonl");
+    for (size_t i = 0; i < N_ELEMENTS(texts); i++)
+        expect_no_bounce(rules, span_str(texts[i]), REPLY_STAGE_RCPT);
+    for (size_t i = 0; i < replies.n; i++)
+        expect_no_bounce(rules, replies.items[i].response, replies.items[i].stage);
+    for (uint16_t subject = 0; subject < 8; subject++) {
+        for (uint16_t detail = 0; detail < 40; detail++) {
+            const struct classify_reply reply = {.code = 450, .enh = {4, subject, detail}};
+            assert_int_not_equal(classify_reply(rules, &reply).action, REPLY_ACTION_BOUNCE);
+        }
+    }
+    labelled_replies_release(&replies);
+    classify_rules_free(rules);
+}
+
+static void
+a_rule_of_ones_own_gives_up_at_a_4xx(void **state)
+{
+    (void)state;
+    struct classify_rules *rules =
+        rules_of("rules:\n"
+                 "- {name: gone, class: inactive-mailbox, action: bounce, match: 'for ever'}\n"
+                 "- {name: size, class: message-too-large, code: 4xx, match: 'large'}\n");
+    expect(rules, "452 4.2.2 gone for ever", REPLY_STAGE_RCPT, "", REPLY_INACTIVE_MAILBOX,
+           REPLY_ACTION_BOUNCE, "gone");
+    expect(rules, "452 4.3.4 too large", REPLY_STAGE_RCPT, "", REPLY_MESSAGE_TOO_LARGE,
+           REPLY_ACTION_RETRY, "size");
+    /* A reply that lost its code is one of 4xx or 5xx by its enhanced code. */
+    expect(rules, "4.3.4 too large", REPLY_STAGE_RCPT, "", REPLY_MESSAGE_TOO_LARGE,
+           REPLY_ACTION_RETRY, "size");
+    expect(rules, "5.3.4 too large", REPLY_STAGE_RCPT, "", REPLY_MESSAGE_TOO_LARGE,
+           REPLY_ACTION_BOUNCE, "enhanced-code");
+    classify_rules_free(rules);
+}
+
 static void
 without_rules_the_numbers_decide(void **state)
 {
@@ -746,6 +822,8 @@ main(int argc, char **argv)
         cmocka_unit_test(expressions_are_cut_into_branches_with_literals),
         cmocka_unit_test(a_rule_holds_when_all_its_conditions_do_and_the_first_one_wins),
         cmocka_unit_test(earlier_rules_override_the_builtin_ones),
+        cmocka_unit_test(nothing_built_in_gives_up_at_a_4xx),
+        cmocka_unit_test(a_rule_of_ones_own_gives_up_at_a_4xx),
         cmocka_unit_test(without_rules_the_numbers_decide),
         cmocka_unit_test(a_reply_in_parts_is_judged_like_the_same_reply_as_text),
         cmocka_unit_test(a_positive_reply_is_none_whatever_its_words),
