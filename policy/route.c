@@ -261,6 +261,15 @@ route_decide(const struct config *config, const struct route_query *query,
     route_hits_decide(config, &hits, ret);
 }
 
+void
+route_decide_again(const struct config *config, unsigned rule, route_mask never_via,
+                   struct route_decision *ret)
+{
+    assert(rule < config->n_rules && config->rules[rule].action == RULE_ROUTE);
+    *ret = (struct route_decision){.rule = &config->rules[rule], .never_via = never_via};
+    apply(ret);
+}
+
 bool
 route_prefer(struct route_decision *decision, unsigned route)
 {

@@ -88,6 +88,11 @@ struct route_decision {
 void route_decide(const struct config *config, const struct route_query *query,
                   struct route_decision *ret);
 
+/* The DELIVER decision that `rule` (of config.rules) made with these fences, without its facts
+ * being known any more; `fences` stays empty, `never_via` holds. */
+void route_decide_again(const struct config *config, unsigned rule, route_mask never_via,
+                        struct route_decision *ret);
+
 /* Put `route` in front of the routes of a DELIVER decision, whether the rule names it or not. False
  * when a fence forbids it: nothing is changed. */
 bool route_prefer(struct route_decision *decision, unsigned route);

@@ -86,6 +86,10 @@ struct facts_domain {
     struct route_facts route;
     uint32_t ttl_s; /* how much longer all of it holds */
     char note[200]; /* for logs and explain: what was left out or odd; "" */
+    /* Of facts_domain_start(): what the same MX answer says of the site, if it was asked for one.
+     */
+    bool site_known;
+    struct facts_site site;
     const char *hosts[FACTS_MX_MAX];
     size_t n_text;
     char text[FACTS_MX_TEXT_BYTES];
@@ -165,6 +169,8 @@ struct facts_query *
 facts_spf_start(struct facts *facts, const char *sender, const char *helo, const struct ip *ips,
                 size_t n, void (*done)(void *arg, const enum spf_result *results), void *arg);
 
+/* Inside done(): the address that results[i] is for; NULL: there are not so many. */
+const struct ip *facts_spf_ip(const struct facts_query *query, size_t i);
 /* Inside done(): why results[i] is what it is, for `explain`: "-all at example.com". */
 const char *facts_spf_why(const struct facts_query *query, size_t i);
 

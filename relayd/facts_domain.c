@@ -132,6 +132,10 @@ take_mx(struct domain_lookup *l, const struct dns_answer *mx)
 {
     struct route_facts *route = &l->ret->route;
 
+    if (l->done != NULL) {
+        facts_site_from_answer(l->domain, mx, &l->ret->site);
+        l->ret->site_known = true;
+    }
     if (dns_status_temporary(mx->status)) {
         give_up(l, "MX", l->domain, mx);
         return;
@@ -252,6 +256,7 @@ begin(struct domain_lookup *l)
     memset(&ret->outcome, 0, sizeof(ret->outcome));
     ret->route = (struct route_facts){.hosts = ret->hosts};
     ret->ttl_s = DNS_TTL_MAX_S;
+    ret->site_known = false;
     ret->note[0] = '\0';
     ret->n_text = 0;
     if (l->domain[0] != '[')

@@ -200,6 +200,12 @@ facts_spf_free(struct spf_lookup *l)
     free(l);
 }
 
+const struct ip *
+facts_spf_ip(const struct facts_query *query, size_t i)
+{
+    return i < query->spf->n ? &query->spf->checks[i].ip : NULL;
+}
+
 const char *
 facts_spf_why(const struct facts_query *query, size_t i)
 {

@@ -47,13 +47,21 @@ struct msg {
     msec_t body_since;                  /* monotonic */
 };
 
-/* Where a recipient in hand stands. */
 /* What the sender's SPF record says of the addresses of routes (bits of the configuration's). */
 struct rcpt_spf {
     bool asked, known;
     uint64_t fail, softfail;
 };
 
+/* Which rule of the map sends it somewhere, where facts of its domain had a say. They may be gone
+ * from the cache of dns long before the recipient's attempt is over. */
+struct rcpt_decided {
+    uint64_t never_via; /* what fences forbid (bits of the configuration's routes) */
+    uint16_t rule;      /* its number in the map */
+    bool known;
+};
+
+/* Where a recipient in hand stands. */
 enum rcpt_stage {
     STAGE_FACTS,     /* its MX is being looked up */
     STAGE_READY,     /* waits at its site */
@@ -84,8 +92,10 @@ struct rcpt {
     uint64_t tried;   /* routes (bits of the configuration's routes) that failed in this attempt */
     uint64_t refused; /* of them: those that refused it, and were not just out of reach */
     struct rcpt_spf spf; /* as it was found for this attempt */
-    bool probing;        /* it tries a route that was learned to refuse us */
-    uint8_t family; /* 4 or 6: directly by this family only, the other one was refused; 0: any */
+    struct rcpt_decided decided;
+    bool probing;    /* it tries a route that was learned to refuse us */
+    uint8_t lookups; /* that planning it has begun so far */
+    uint8_t family;  /* 4 or 6: directly by this family only, the other one was refused; 0: any */
     struct outcome *refusal; /* what the other family was told; malloc'd, NULL: nothing */
     struct site *site;
     struct rcpt *ready_next, **ready_prev;

@@ -157,7 +157,11 @@ struct schedule {
 };
 
 /* plan.c */
+#define PLAN_LOOKUPS_MAX 8 /* each is made once, and again after a reload: more is a fault */
 void plan_rcpt(struct schedule *s, struct rcpt *rcpt); /* route it and bring it to its site */
+/* The same, to go on with the attempt under way: what was decided by facts that are gone by now
+ * still holds. */
+void plan_on(struct schedule *s, struct rcpt *rcpt);
 /* Its ways as far as they are known without a look-up; false: facts are missing, there are none. */
 bool plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret);
 /* What can be learned of this recipient at this site. */

@@ -99,7 +99,23 @@ on_domain(void *arg, const struct facts_domain *domain)
 {
     struct rcpt *rcpt = arg;
     rcpt->facts = NULL;
-    plan_with(rcpt->schedule, rcpt, &(struct known){.domain = domain});
+    plan_with(rcpt->schedule, rcpt,
+              &(struct known){.domain = domain, .site = domain->site_known ? &domain->site : NULL});
+}
+
+/* May one more look-up be begun? Else the recipient waits for the next attempt. What each of them
+ * found is kept or used at once, so only reloads make a plan ask again and again. */
+static bool
+plan_asks(struct schedule *s, struct rcpt *rcpt)
+{
+    struct outcome o;
+
+    if (rcpt->lookups++ < PLAN_LOOKUPS_MAX)
+        return true;
+    outcome_set(&o, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
+                "what DNS says of %s changes faster than it can be used", rcpt->domain.p);
+    plan_fail(s, rcpt, &o, "", "");
+    return false;
 }
 
 /* The site of a direct route; NULL: `rcpt` is being looked up, or has failed. */
@@ -111,7 +127,8 @@ direct_site(struct schedule *s, struct rcpt *rcpt, enum config_tls tls,
 
     if (known == NULL) {
         if (!facts_site_cached(s->env.facts, rcpt->domain.p, &cached)) {
-            rcpt->facts = facts_site_start(s->env.facts, rcpt->domain.p, on_site, rcpt);
+            if (plan_asks(s, rcpt))
+                rcpt->facts = facts_site_start(s->env.facts, rcpt->domain.p, on_site, rcpt);
             return NULL;
         }
         known = &cached;
@@ -175,6 +192,18 @@ plan_site(struct schedule *s, const struct rcpt *rcpt, struct facts_site *buf)
                : NULL;
 }
 
+/* The facts of a decision are not to be had any more: what was decided by them holds for this
+ * attempt. False: nothing was. */
+static bool
+plan_as_decided(const struct rcpt *rcpt, struct ways_ask *ask, struct ways *ret)
+{
+    if (!rcpt->decided.known)
+        return false;
+    ask->decided = &rcpt->decided;
+    ways_find(ask, ret);
+    return true;
+}
+
 /* The recipient's ways as far as is known without a look-up; false: facts are missing. */
 bool
 plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret)
@@ -189,11 +218,11 @@ plan_ways(struct schedule *s, const struct rcpt *rcpt, struct ways *ret)
     for (bool ok = true; ok && ret->decision.action == ROUTE_FACTS; ok = domain.ok) {
         if (!facts_domain_cached(s->env.facts, s->policy.geoip, rcpt->domain.p,
                                  ret->decision.needs | ROUTE_NEEDS_MX, &domain))
-            return false;
+            break;
         ask.query.facts = &domain.route;
         ways_find(&ask, ret);
     }
-    return ret->decision.action != ROUTE_FACTS;
+    return ret->decision.action != ROUTE_FACTS || plan_as_decided(rcpt, &ask, ret);
 }
 
 static void
@@ -201,16 +230,15 @@ on_spf(void *arg, const enum spf_result *results)
 {
     struct rcpt *rcpt = arg;
     struct schedule *s = rcpt->schedule;
-    struct ways ways;
     struct ip ips[WAYS_SPF_MAX];
-    unsigned routes[WAYS_SPF_MAX];
+    const struct ip *ip;
+    size_t n = 0;
 
+    for (; n < WAYS_SPF_MAX && (ip = facts_spf_ip(rcpt->facts, n)) != NULL; n++)
+        ips[n] = *ip;
     rcpt->facts = NULL;
-    if (rcpt->spf.asked) { /* else a reload came, and it is about other addresses */
-        bool known = plan_ways(s, rcpt, &ways);
-        size_t n = known ? ways_spf_ips(s->policy.config, &ways, ips, routes) : 0;
-        rcpt->spf = ways_spf(results, routes, n);
-    }
+    if (rcpt->spf.asked) /* else a reload came, and it is about other addresses */
+        rcpt->spf = ways_spf_found(s->policy.config, ips, results, n);
     plan_with(s, rcpt, &(struct known){0});
 }
 
@@ -245,6 +273,8 @@ plan_spf(struct schedule *s, struct rcpt *rcpt, const struct ways *ways)
         rcpt->spf = ways_spf(results, routes, n);
         return true;
     }
+    if (!plan_asks(s, rcpt))
+        return false;
     rcpt->spf.asked = true;
     rcpt->facts = facts_spf_start(s->env.facts, sender, helo, ips, n, on_spf, rcpt);
     return false;
@@ -310,6 +340,14 @@ plan_deliver(struct schedule *s, struct rcpt *rcpt, const struct ways *ways,
         plan_wait(s, rcpt, down);
 }
 
+static void
+plan_keep(struct rcpt *rcpt, const struct route_decision *d)
+{
+    if (d->action == ROUTE_DELIVER)
+        rcpt->decided = (struct rcpt_decided){
+            .known = true, .rule = (uint16_t)d->rule->no, .never_via = d->never_via};
+}
+
 /* Ask until every fact that a rule needs is there. False: it is being looked up; or it could not be
  * found out, and the recipient waits, since by a later rule it might go where it must not. */
 static bool
@@ -321,16 +359,24 @@ plan_facts(struct schedule *s, struct rcpt *rcpt, struct ways_ask *ask, const st
     for (;;) {
         ask->query.facts = have == NULL ? NULL : &have->route;
         ways_find(ask, ways);
-        if (ways->decision.action != ROUTE_FACTS)
+        if (ways->decision.action != ROUTE_FACTS) {
+            if (have != NULL)
+                plan_keep(rcpt, &ways->decision);
             return true;
+        }
         if (have != NULL && !have->ok) {
+            if (plan_as_decided(rcpt, ask, ways))
+                return true;
             plan_fail(s, rcpt, &have->outcome, "", "");
             return false;
         }
         unsigned needs = ways->decision.needs | ROUTE_NEEDS_MX;
         if (!facts_domain_cached(s->env.facts, s->policy.geoip, rcpt->domain.p, needs, domain)) {
-            rcpt->facts = facts_domain_start(s->env.facts, s->policy.geoip, rcpt->domain.p, needs,
-                                             on_domain, rcpt);
+            if (plan_as_decided(rcpt, ask, ways))
+                return true;
+            if (plan_asks(s, rcpt))
+                rcpt->facts = facts_domain_start(s->env.facts, s->policy.geoip, rcpt->domain.p,
+                                                 needs, on_domain, rcpt);
             return false;
         }
         have = domain;
@@ -382,8 +428,16 @@ plan_with(struct schedule *s, struct rcpt *rcpt, const struct known *known)
 }
 
 void
-plan_rcpt(struct schedule *s, struct rcpt *rcpt)
+plan_on(struct schedule *s, struct rcpt *rcpt)
 {
     assert(rcpt->site == NULL && rcpt->facts == NULL);
+    rcpt->lookups = 0;
     plan_with(s, rcpt, &(struct known){0});
+}
+
+void
+plan_rcpt(struct schedule *s, struct rcpt *rcpt)
+{
+    rcpt->decided.known = false;
+    plan_on(s, rcpt);
 }

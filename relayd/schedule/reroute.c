@@ -44,7 +44,8 @@ bool
 schedule_route_left(struct schedule *s, const struct rcpt *rcpt)
 {
     struct ways ways;
-    plan_ways(s, rcpt, &ways);
+    if (!plan_ways(s, rcpt, &ways))
+        return true; /* a reload came, and what the new map gives is not known */
     for (size_t i = 0; i < ways.n; i++)
         if (!(rcpt->refused & (route_mask)1 << ways.list[i].route))
             return true;
@@ -78,7 +79,7 @@ go(struct schedule *s, struct rcpt *rcpt)
 {
     s->n_recording--;
     rcpt_set_site(rcpt, NULL);
-    plan_rcpt(s, rcpt);
+    plan_on(s, rcpt);
     pump_drained(s);
 }
 

@@ -225,6 +225,7 @@ schedule_set_policy(struct schedule *s, const struct schedule_policy *policy)
         struct rcpt *rcpt = value;
         rcpt->tried = rcpt->refused = 0; /* routes have other numbers now */
         rcpt->spf = (struct rcpt_spf){0};
+        rcpt->decided.known = false;
     }
     pos = 0;
     outage_retry(s); /* by another source address, for one */

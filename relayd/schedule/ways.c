@@ -61,7 +61,10 @@ ways_find(const struct ways_ask *ask, struct ways *ret)
 
     ret->n = 0;
     ret->wanted = ret->pinned = ret->srs = false;
-    route_decide(ask->config, &ask->query, d);
+    if (ask->decided != NULL)
+        route_decide_again(ask->config, ask->decided->rule, ask->decided->never_via, d);
+    else
+        route_decide(ask->config, &ask->query, d);
     if (d->action != ROUTE_DELIVER)
         return;
     const struct srs srs = srs_of(ask->config);
@@ -131,4 +134,29 @@ ways_spf(const enum spf_result *results, const unsigned *routes, size_t n)
     spf.softfail &= ~good;
     spf.fail &= ~(good | spf.softfail);
     return spf;
+}
+
+struct rcpt_spf
+ways_spf_found(const struct config *config, const struct ip *ips, const enum spf_result *results,
+               size_t n)
+{
+    enum spf_result found[WAYS_SPF_MAX];
+    unsigned routes[WAYS_SPF_MAX];
+    size_t n_found = 0;
+
+    for (unsigned r = 0; r < config->n_routes; r++) {
+        const struct hop *hop = config->routes[r].hop;
+        const struct config_pair *egress = hop == NULL ? &config->direct.egress : &hop->egress;
+        for (int family = 4; family <= 6; family += 2) {
+            const struct ip *ip = family == 4 ? &egress->v4 : &egress->v6;
+            size_t i = 0;
+            while (i < n && !ip_eq(&ips[i], ip))
+                i++;
+            if (i == n || ip->family == 0)
+                continue;
+            found[n_found] = results[i];
+            routes[n_found++] = r;
+        }
+    }
+    return ways_spf(found, routes, n_found);
 }

@@ -29,6 +29,7 @@ struct ways_ask {
     struct span pinned; /* ... for this domain */
     const struct facts_site *site; /* NULL: not known, then only the domain's routes are learned */
     struct rcpt_spf spf;
+    const struct rcpt_decided *decided; /* not NULL: the map has been asked, do not ask again */
 };
 
 struct way {
@@ -57,3 +58,6 @@ size_t ways_spf_ips(const struct config *config, const struct ways *ways,
 /* Put the results by address together by route: a route fails when all its addresses do, since it
  * is not known which one will be used. */
 struct rcpt_spf ways_spf(const enum spf_result *results, const unsigned *routes, size_t n);
+/* The same from the addresses that were asked for: since then routes may have changed places. */
+struct rcpt_spf ways_spf_found(const struct config *config, const struct ip *ips,
+                               const enum spf_result *results, size_t n);

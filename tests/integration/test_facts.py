@@ -9,8 +9,11 @@ import pwd
 import socket
 import time
 
+import pytest
+
 from rig import mail, mmdb
 from rig.node import binary
+from rig.oddns import OddDns, Reply
 from rig.proc import run
 from rig.wait import until
 
@@ -224,6 +227,25 @@ def test_a_hundred_mx_hosts_and_loops_end(world):
     ident = node.submit("x@src.test", "2@loop.test", mail.message())
     line = node.log.wait(event="attempt", msg=ident)
     assert line["outcome"] in ("deferred", "failed") and line["route"] == ""
+
+
+@pytest.mark.parametrize("ttl, delay, cache_max", [(0, 1.2, 100000), (300, 0, 1)],
+                         ids=["too_slow", "cache_of_one"])
+def test_facts_that_do_not_stay_in_the_cache_are_used(world, ttl, delay, cache_max):
+    """MX and address are never known at the same time: each is asked for once all the same, and once
+    more by the connection."""
+    host = world.remote("mx.pool.test")
+
+    def zone(name, kind):
+        found = {"MX": [(name, "MX", "10 mx.pool.test.")], "A": [(name, "A", host.address)]}
+        return Reply(found.get(kind, []), ttl=ttl, delay=delay)
+    resolver = world.keep(OddDns(world.take(), zone))
+    node, _ = by_facts(world, {"mx_country": ["US"], "hold": "us"}, countries=True, **PATIENT,
+                       resolver={"servers": [resolver.server], "cache_max": cache_max})
+    ident = node.submit("", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", msg=ident)
+    kinds = [kind for _, kind in resolver.asked]
+    assert kinds.count("MX") <= 2 and kinds.count("A") <= 2, kinds
 
 
 def test_explain_tells_the_facts(world):

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -86,6 +87,25 @@ def test_refusal_is_no_verdict_while_the_fallback_is_out_of_reach(world):
     node.ctl("queue", "retry", "--all")
     hop.wait_mail(2)
     node.wait_empty()
+    assert not back.mails
+
+
+def test_refusal_goes_by_the_next_route_though_the_mx_that_chose_it_has_run_out(world):
+    mx = world.mx("dest.test")  # its TTL is 1 s
+
+    def slowly(_session):
+        time.sleep(1.5)
+        return BLOCKED
+    mx.answer("rcpt", slowly)
+    back = world.mx("src.test")
+    hop = world.remote("hop.test")
+    node = world.node(config={
+        "hops": {"out": {"address": f"{hop.address}:25", "tls": "off"}},
+        "transport_map": [{"mx": ["*.elsewhere.test"], "route": "out"},
+                          {"default": True, "route": "direct", "fallback": ["out"]}]})
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    assert node.log.wait(event="attempt", msg=ident)["outcome"] == "rerouted"
+    assert hop.wait_mail().rcpts == ["b@dest.test"]
     assert not back.mails
 
 

@@ -261,6 +261,81 @@ rules_reject_hold_and_discard(void **state)
     assert_int_equal(r.n_conns, 0);
 }
 
+/* ---- by facts of the domain ---- */
+
+#define BY_MX                                                           \
+    HOPS "transport_map: [{mx: ['*.else.test'], route: jp}, {default: " \
+         "true, route: direct, fallback: [us]}]\n"
+
+static void
+the_fallback_is_taken_though_what_chose_it_has_run_out(void **state)
+{
+    (void)state;
+    struct outcome dead = path_failure("connection reset");
+    rig_mx("one.test", "mx.one.test")->ttl_s = 1;
+    start(BY_MX, MANY);
+    rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    assert_true(r.conns[0]->has_fallback);
+    conn_ready(r.conns[0]);
+    rig_pass(3 * SECOND, SECOND);
+    struct facts_domain gone;
+    assert_false(facts_domain_cached(r.facts, NULL, "one.test", ROUTE_NEEDS_MX, &gone));
+    rig_name("one.test")->rcode = -1; /* and it is not asked again */
+    assert_true(schedule_route_left(r.schedule, r.conns[0]->rcpts[0]));
+    r.reroute = r.auto_end = true;
+    conn_end(r.conns[0], &dead, false);
+    assert_int_equal(r.n_rerouted, 1);
+    RIG_WAIT(conn_to("us", RIG_OPENING) != NULL);
+    conn_ready(conn_to("us", RIG_OPENING));
+    RIG_WAIT(rig_finished());
+    assert_int_equal(r.n_delivered, 1);
+}
+
+static void reload(const char *text);
+
+static void
+after_a_reload_a_route_may_be_left_until_facts_say_no(void **state)
+{
+    (void)state;
+    rig_mx("one.test", "mx.one.test")->ttl_s = 1;
+    start(BY_MX, MANY);
+    rig_accept_one("a@one.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 1);
+    conn_ready(r.conns[0]);
+    rig_pass(3 * SECOND, SECOND);
+    reload(DIRECT);
+    r.conns[0]->rcpts[0]->refused = 1;
+    assert_false(schedule_route_left(r.schedule, r.conns[0]->rcpts[0]));
+    reload("transport_map: [{mx: ['*.else.test'], reject: '550 5.7.1 no'}, {default: true, route: "
+           "direct}]\n");
+    r.conns[0]->rcpts[0]->refused = 1;
+    assert_true(schedule_route_left(r.schedule, r.conns[0]->rcpts[0]));
+    conn_end(r.conns[0], &r.end, false);
+}
+
+static void
+a_plan_asks_so_often_and_no_more(void **state)
+{
+    (void)state;
+    const struct rcpt *found;
+    rig_mx("one.test", "mx.one.test");
+    start("direct: {egress: {v4: 192.0.2.1}, allow_private: true}\n"
+          "hops: {us: {address: '198.51.100.250:465', egress: {v4: 192.0.2.2}}}\n"
+          "transport_map: [{mx: ['*.else.test'], route: us}, {default: true, route: direct, "
+          "fallback: [us]}]\n",
+          MANY);
+    uint64_t id = rig_accept_one("a@one.test");
+    RIG_WAIT((found = hand_rcpt(&r.schedule->hand, id, 0)) != NULL && found->facts != NULL);
+    assert_int_equal(found->lookups, 1);
+    hand_rcpt(&r.schedule->hand, id, 0)->lookups = PLAN_LOOKUPS_MAX; /* reload upon reload */
+    RIG_WAIT(r.n_deferred == 1);
+    assert_non_null(strstr(r.last_text, "changes faster"));
+    assert_int_equal(r.n_conns, 0);
+    rig_pass(r.defer_ms + 3 * SECOND, 10 * SECOND);
+    assert_int_equal(conns_in(RIG_OPENING), 1);
+}
+
 /* ---- sites and their domains ---- */
 
 static void
@@ -787,6 +862,9 @@ main(int argc, char **argv)
         T(trouble_after_mail_takes_the_hop_down_with_all_its_connections),
         T(the_route_that_is_wanted_goes_first_unless_it_is_fenced),
         T(rules_reject_hold_and_discard),
+        T(the_fallback_is_taken_though_what_chose_it_has_run_out),
+        T(after_a_reload_a_route_may_be_left_until_facts_say_no),
+        T(a_plan_asks_so_often_and_no_more),
         T(domains_of_one_set_of_hosts_share_a_connection),
         T(a_domain_that_moves_while_it_waits_is_followed),
         T(answers_that_hold_for_no_time_are_enough),

@@ -169,6 +169,26 @@ a_route_fails_when_all_its_addresses_do(void **state)
     assert_int_equal(spf.softfail, 1 << 4);
 }
 
+/* A pin, or what has been learned, may come while DNS is being asked. */
+static void
+what_spf_says_is_told_by_address_not_by_place(void **state)
+{
+    struct fixture f;
+    (void)state;
+    load(&f, "");
+    const struct config_pair *direct = &f.config->direct.egress;
+    const struct config_pair *us = &f.config->routes[1].hop->egress;
+    const struct ip ips[] = {us->v4, direct->v4, direct->v6};
+    const enum spf_result results[] = {SPF_SOFTFAIL, SPF_FAIL, SPF_FAIL};
+    struct rcpt_spf spf = ways_spf_found(f.config, ips, results, N_ELEMENTS(ips));
+    assert_true(spf.asked && spf.known);
+    assert_int_equal(spf.fail, DIRECT);
+    assert_int_equal(spf.softfail, US);
+    spf = ways_spf_found(f.config, ips, results, 1);
+    assert_true(spf.known && spf.fail == 0 && spf.softfail == US);
+    config_free(f.config);
+}
+
 int
 main(void)
 {
@@ -178,6 +198,7 @@ main(void)
         cmocka_unit_test(a_rewritten_sender_is_not_judged_by_its_spf_record),
         cmocka_unit_test(spf_is_asked_for_addresses_that_are_known_and_among_several_routes),
         cmocka_unit_test(a_route_fails_when_all_its_addresses_do),
+        cmocka_unit_test(what_spf_says_is_told_by_address_not_by_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
