@@ -70,7 +70,7 @@ struct dsn_original {
     struct span sender; /* reverse path, never null: it gets the report */
     struct span envid;  /* ENVID as given in MAIL (xtext), or empty */
     struct span id;     /* queue id as shown to people */
-    struct span client; /* who handed it to us, for Received-From-MTA; "name [ip]", or empty */
+    struct span client; /* Received-From-MTA, who handed it to us: a name or "[ip]"; or empty */
     bool ret_full;      /* the whole original is wanted back with a failure */
     bool has_8bit;      /* the original holds octets above 127 */
     msec_t arrived_at;

@@ -83,6 +83,20 @@ original_head(const struct batch *b, struct span bytes, size_t *ret_body_at, str
     }
 }
 
+/* The host that gave us the message, as it called itself, or by its address when it gave no name.
+ * `client` is "ip helo", as the queue keeps it. */
+static struct span
+client_mta(struct span client, char buf[static DOMAIN_BUF])
+{
+    struct span helo = client, ip = span_cut(&helo, ' ');
+
+    if (ip.n == 0 || domain_valid_host(helo))
+        return helo;
+    bool v6 = memchr(ip.p, ':', ip.n) != NULL;
+    snprintf(buf, DOMAIN_BUF, v6 ? "[IPv6:%.*s]" : "[%.*s]", SPAN_ARG(ip));
+    return span_str(buf);
+}
+
 static size_t
 refusals_of(const struct item *item, struct attempts *a, struct dsn_refusal ret[DSN_REFUSALS_MAX])
 {
@@ -271,6 +285,7 @@ build(struct batch *b, struct span bytes)
 {
     const struct queue_msg *q = &b->msg->q;
     CLEANUP(strbuf_release) struct strbuf head = STRBUF_INIT;
+    char client[DOMAIN_BUF];
     size_t body_at = bytes.n;
     IN_HAND(q->id);
 
@@ -282,7 +297,7 @@ build(struct batch *b, struct span bytes)
             .sender = q->sender,
             .envid = q->envid,
             .id = span_str(b->msg->id_text),
-            .client = q->client,
+            .client = client_mta(q->client, client),
             /* Without RET the choice is ours (RFC 3461 section 4.3): people want their text back.
              */
             .ret_full = !span_ieq(q->ret, SPAN("HDRS")) && bytes.n >= q->body_bytes,

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from rig import dkimkeys, mail
 from rig.wait import until
 
@@ -30,6 +32,7 @@ def test_550_comes_back_as_a_complete_report(world):
     assert "a@src.test" in head["To"]
     assert head["From"] and head["Date"] and head["Message-ID"] and head["Subject"]
     assert report.status["Reporting-MTA"] == "dns; smtp-cn.relay.test"
+    assert report.status["Received-From-MTA"] == "dns; client.test"
     assert report.status["Arrival-Date"]
     assert len(report.recipients) == 1
     fields = report.recipients[0]
@@ -41,6 +44,19 @@ def test_550_comes_back_as_a_complete_report(world):
     assert fields["Last-Attempt-Date"]
     assert report.returned_type == "message/rfc822"
     assert b"lost1" in report.returned and b"private body" in report.returned
+
+
+@pytest.mark.parametrize("helo", ["[192.0.2.9]", "-office-", "x..y", "10.1.2.3"])
+def test_client_without_a_name_is_told_of_by_its_address(world, helo):
+    mx, back = world.mx("dest.test"), world.mx("src.test")
+    mx.answer("rcpt", "550 5.1.1 no")
+    with world.node().client() as session:
+        session.ehlo(helo)
+        session.mail("a@src.test")
+        session.rcpt("b@dest.test")
+        session.data(mail.message())
+    report = mail.report(back.wait_mail().data)
+    assert report.status["Received-From-MTA"] == "dns; [127.0.0.1]"
 
 
 def test_human_part_has_chinese_and_english_with_the_words_of_the_remote(world):
