@@ -124,30 +124,27 @@ add_queue(struct daemon *d, cJSON *json)
     api_add_time(queue, "oldest_at", n.queue.oldest_moment);
 }
 
-struct trouble {
-    cJSON *list;
-    size_t n;
-};
-
 static void
-add_site(void *arg, const struct site_info *info)
+add_sites(struct daemon *d, cJSON *json)
 {
-    struct trouble *t = arg;
-    if ((info->state == SITE_UP && !info->suspended) || t->n >= 20)
-        return;
-    cJSON *site = cJSON_CreateObject();
-    cJSON_AddStringToObject(site, "site", info->name);
-    cJSON_AddStringToObject(site, "route", info->route);
-    cJSON_AddStringToObject(site, "state",
-                            info->suspended ? "suspended" : site_state_name(info->state));
-    cJSON_AddNumberToObject(site, "waiting", (double)info->n_ready);
-    if (info->failure != NULL)
-        api_add_span(site, "last_reply", span_str(info->failure));
-    else
-        cJSON_AddNullToObject(site, "last_reply");
-    api_add_time(site, "next_at", info->probe_at);
-    cJSON_AddItemToArray(t->list, site);
-    t->n++;
+    struct site_info worst[API_STATUS_SITES_MAX];
+    size_t n = schedule_worst(d->schedule, worst, N_ELEMENTS(worst));
+    cJSON *list = cJSON_AddArrayToObject(json, "sites");
+
+    for (size_t i = 0; i < n; i++) {
+        const struct site_info *info = &worst[i];
+        cJSON *site = cJSON_CreateObject();
+        cJSON_AddStringToObject(site, "site", info->name);
+        cJSON_AddStringToObject(site, "route", info->route);
+        cJSON_AddStringToObject(site, "state", site_trouble_name(info));
+        cJSON_AddNumberToObject(site, "waiting", (double)info->n_ready);
+        if (info->failure != NULL)
+            api_add_span(site, "last_reply", span_str(info->failure));
+        else
+            cJSON_AddNullToObject(site, "last_reply");
+        api_add_time(site, "next_at", info->probe_at);
+        cJSON_AddItemToArray(list, site);
+    }
 }
 
 static void
@@ -230,8 +227,7 @@ status_json(struct api *api)
     add_queue(d, json);
     add_rates(api, json);
     cJSON_AddItemToObject(json, "routes", api_routes(d));
-    struct trouble trouble = {.list = cJSON_AddArrayToObject(json, "sites")};
-    schedule_sites(d->schedule, add_site, &trouble);
+    add_sites(d, json);
     add_suspended(d, json);
     size_t learned = learned_count(d->learned) + schedule_pins(d->schedule, NULL, NULL);
     cJSON_AddNumberToObject(json, "learned", (double)learned);

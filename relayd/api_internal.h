@@ -15,6 +15,7 @@
 #define API_RATE_STEP_MS (10 * SECOND)
 #define API_RATE_STEPS 361             /* an hour and one */
 #define API_OLDER_MAX_MS (10000 * DAY) /* more is a mistake: no queue is that old */
+#define API_STATUS_SITES_MAX 20        /* those in trouble, the worst ones: it is one screen */
 #define API_JOBS_KEPT 50               /* finished jobs that can still be asked for */
 
 enum api_rate { RATE_ACCEPTED, RATE_DELIVERED, RATE_DEFERRED, RATE_FAILED, RATE__COUNT };

@@ -106,6 +106,9 @@ void daemon_log_problems(struct daemon *d, const struct config_problems *problem
 MUST_CHECK enum err_code
 daemon_log_config(struct daemon *d, const struct config *config, struct err *err);
 
+/* Destinations in trouble that /metrics names, the worst ones; it counts all. Recipients choose the
+ * names, and each would be a series that whoever collects keeps. */
+#define GAUGES_SITES_MAX 50
 /* gauges.c: what /metrics tells beside the counters of record. */
 void gauges_new(struct daemon *d);
 

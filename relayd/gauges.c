@@ -2,6 +2,7 @@
  * gauges - what /metrics tells beside the counters of record: read when somebody asks.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "policy/base/mem.h"
 #include "relayd/daemon.h"
@@ -15,8 +16,11 @@ struct daemon_gauges {
     struct metric *commits, *commit_ops, *commit_bytes, *sync_seconds, *apply_seconds, *stale;
     struct metric *dns_questions, *dns_hits, *dns_timeouts, *log_dropped, *alerts;
     struct metric *certificate, *pinned;
-    struct metric_family *route_up, *site_state, *name_addresses, *name_stale;
+    struct metric_family *route_up, *sites_in_trouble, *site_state, *name_addresses, *name_stale;
 };
+
+/* As site_trouble_name() has them. */
+static const char *const troubles[] = {"down", "probing", "suspended"};
 
 static struct metric *
 gauge(struct daemon *d, const char *name, const char *help)
@@ -73,39 +77,58 @@ collect_accept(struct daemon *d, struct daemon_gauges *g)
         metric_set(g->certificate, (double)until / 1000);
 }
 
+struct site_counts {
+    const struct config *config;
+    size_t n[CONFIG_ROUTES_MAX][N_ELEMENTS(troubles)];
+    bool down[CONFIG_ROUTES_MAX];
+};
+
 static void
-collect_route(void *arg, const struct site_info *info)
+count_site(void *arg, const struct site_info *info)
 {
-    struct daemon *d = arg;
-    int r = config_route_find(d->settings->config, span_str(info->route));
-    if (info->state != SITE_UP && r > 0) /* a hop is its route's only site */
-        metric_set(metric_with(d->gauges->route_up, info->route), 0);
+    struct site_counts *counts = arg;
+    int r = config_route_find(counts->config, span_str(info->route));
+
+    if (r < 0 || !site_in_trouble(info))
+        return; /* without its route nobody goes there */
+    for (size_t i = 0; i < N_ELEMENTS(troubles); i++)
+        counts->n[r][i] += strcmp(site_trouble_name(info), troubles[i]) == 0;
+    counts->down[r] = counts->down[r] || info->state != SITE_UP;
 }
 
 static void
-collect_routes(struct daemon *d)
+collect_routes(struct daemon *d, struct daemon_gauges *g)
 {
     const struct config *config = d->settings->config;
+    struct site_counts counts = {.config = config};
     msec_t since_at, probe_at;
     const char *text;
 
-    metric_family_clear(d->gauges->route_up);
-    for (size_t i = 0; i < config->n_routes; i++)
-        metric_set(metric_with(d->gauges->route_up, config->routes[i].name), 1);
-    if (schedule_direct_down(d->schedule, &since_at, &probe_at, &text))
-        metric_set(metric_with(d->gauges->route_up, CONFIG_DIRECT), 0);
-    schedule_sites(d->schedule, collect_route, d);
+    metric_family_clear(g->route_up);
+    metric_family_clear(g->sites_in_trouble);
+    schedule_sites(d->schedule, count_site, &counts);
+    /* A hop is its route's only site; direct has many. */
+    counts.down[0] = schedule_direct_down(d->schedule, &since_at, &probe_at, &text);
+    for (size_t r = 0; r < config->n_routes; r++) {
+        const char *route = config->routes[r].name;
+        metric_set(metric_with(g->route_up, route), counts.down[r] ? 0 : 1);
+        for (size_t i = 0; i < N_ELEMENTS(troubles); i++)
+            metric_set(metric_with(g->sites_in_trouble, route, troubles[i]),
+                       (double)counts.n[r][i]);
+    }
 }
 
 static void
-collect_site(void *arg, const struct site_info *info)
+collect_worst(struct daemon *d, struct daemon_gauges *g)
 {
-    struct daemon_gauges *g = arg;
-    if (info->state == SITE_UP && !info->suspended)
-        return;
-    metric_set(metric_with(g->site_state, info->name, info->route,
-                           info->suspended ? "suspended" : site_state_name(info->state)),
-               1);
+    struct site_info worst[GAUGES_SITES_MAX];
+    size_t n = schedule_worst(d->schedule, worst, N_ELEMENTS(worst));
+
+    metric_family_clear(g->site_state);
+    for (size_t i = 0; i < n; i++)
+        metric_set(
+            metric_with(g->site_state, worst[i].name, worst[i].route, site_trouble_name(&worst[i])),
+            1);
 }
 
 static void
@@ -137,9 +160,8 @@ collect(void *arg)
     metric_set(g->dns_timeouts, (double)dns.timeouts);
     metric_set(g->log_dropped, (double)log_dropped(d->log));
     metric_set(g->alerts, (double)log_alerts_total(d->log));
-    collect_routes(d);
-    metric_family_clear(g->site_state);
-    schedule_sites(d->schedule, collect_site, g);
+    collect_routes(d, g);
+    collect_worst(d, g);
     metric_family_clear(g->name_addresses);
     metric_family_clear(g->name_stale);
     trusted_each(d->trusted, collect_name, g);
@@ -196,8 +218,12 @@ gauges_new(struct daemon *d)
     g->route_up =
         metrics_family(d->metrics, METRIC_GAUGE, "relayd_route_up",
                        "1; 0 while a hop, or the direct route as a whole, is down.", "route", NULL);
+    g->sites_in_trouble =
+        metrics_family(d->metrics, METRIC_GAUGE, "relayd_sites_in_trouble",
+                       "Destinations that are down, probing or suspended.", "route", "state", NULL);
     g->site_state = metrics_family(d->metrics, METRIC_GAUGE, "relayd_site_in_trouble",
-                                   "1 for each destination that is down, probing or suspended.",
+                                   "1 for the worst destinations that are down, probing or "
+                                   "suspended; relayd_sites_in_trouble counts them all.",
                                    "site", "route", "state", NULL);
     g->pinned = gauge(d, "relayd_pinned_domains",
                       "Domains that the administrator sends by a route of his choice.");

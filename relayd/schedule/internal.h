@@ -6,7 +6,7 @@
  *   site.c      sites and their ready lists         pump.c   what a site does next
  *   link.c      one connection of a site            pause.c  suspensions and held domains
  *   alone.c     what was in hand at a crash         outage.c  the direct route as a whole
- *   pin.c       domains pinned to a route
+ *   pin.c       domains pinned to a route           info.c   what is told of the sites
  *   attempt.c   outcomes without a connection       postpone.c  back to the queue, no attempt made
  *   hand.c lanes.c  the tables
  */
@@ -178,6 +178,9 @@ void pages_take_row(struct schedule *s, const struct queue_row *row, uint64_t tx
 /* site.c */
 struct site *site_get(struct schedule *s, const char *route, const char *key, const char *name,
                       enum config_tls tls);
+/* The same if it is there, else NULL. */
+struct site *
+site_find(const struct schedule *s, const char *route, const char *key, enum config_tls tls);
 /* The same hosts by one family of addresses only: a site of its own. */
 struct site *site_get_family(struct schedule *s, const char *route, const char *key,
                              const char *name, enum config_tls tls, uint8_t family);

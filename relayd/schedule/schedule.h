@@ -237,12 +237,19 @@ struct site_info {
     bool curable; /* another route would help; when not UP */
     size_t n_ready, n_busy, n_connections;
     msec_t probe_at;     /* wall; when DOWN */
+    unsigned failures;   /* in a row */
     unsigned slowed;     /* halvings of the rate */
     const char *failure; /* text of the last failed connection, when not UP */
 };
 /* Every site that is known at the moment; sites without work are forgotten after a while. */
 void schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info),
                     void *arg);
+/* Not up, or suspended; and which of it: "down", "probing", "suspended", or "up". */
+bool site_in_trouble(const struct site_info *info);
+const char *site_trouble_name(const struct site_info *info);
+/* Those in trouble, where most is waiting first, then where most attempts in a row have failed: at
+ * most `max`; returns how many. Valid until the next call into the schedule. */
+size_t schedule_worst(struct schedule *s, struct site_info *ret, size_t max);
 /* A site by its route and name, if it is known: there may be several (levels of TLS). */
 bool
 schedule_site_find(struct schedule *s, const char *route, const char *name, struct site_info *ret);

@@ -22,13 +22,6 @@
 
 #define SITE_UNUSED_MS (10 * MINUTE) /* without work for so long: forgotten, if it is up */
 
-const char *
-site_state_name(enum site_state state)
-{
-    static const char *const names[] = {"up", "down", "probing"};
-    return names[state];
-}
-
 struct site *
 site_get(struct schedule *s, const char *route, const char *key, const char *name,
          enum config_tls tls)
@@ -62,6 +55,13 @@ full_key(char buf[static FULL_KEY_MAX], const char *route, enum config_tls tls, 
     size_t n = (size_t)snprintf(buf, FULL_KEY_MAX, "%s|%d.%u|%s", route, (int)tls, family, key);
     assert(n < FULL_KEY_MAX);
     return span_of(buf, n);
+}
+
+struct site *
+site_find(const struct schedule *s, const char *route, const char *key, enum config_tls tls)
+{
+    char full[FULL_KEY_MAX];
+    return map_get(&s->sites, full_key(full, route, tls, 0, key));
 }
 
 struct site *
@@ -419,72 +419,4 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
     log_down(site, outcome, delay);
     links_quit(site);        /* the probe finds out anew */
     site_replan(site, NULL); /* another route, or back to the queue */
-}
-
-static struct site_info
-info_of(const struct site *site)
-{
-    const struct schedule *s = site->schedule;
-    bool up = site->state == SITE_UP;
-    return (struct site_info){
-        .name = site->name,
-        .route = site->route,
-        .state = site->state,
-        .use = site_usable(site),
-        .suspended = site_suspended(site),
-        .curable = site->curable,
-        .n_ready = site->n_ready,
-        .n_busy = site->n_busy,
-        .n_connections = site->n_links,
-        .probe_at = up ? 0 : clock_wall(s->clock) + site->probe_at - clock_now(s->clock),
-        .slowed = site->shape.slowed,
-        .failure = up ? NULL : outcome_kept_text(site->failure),
-    };
-}
-
-void
-schedule_sites(struct schedule *s, void (*each)(void *arg, const struct site_info *info), void *arg)
-{
-    size_t pos = 0;
-    struct span key;
-    void *value;
-    while (map_next(&s->sites, &pos, &key, &value)) {
-        struct site_info info = info_of(value);
-        each(arg, &info);
-    }
-}
-
-struct site_search {
-    const char *route, *name;
-    struct site_info *ret;
-    bool found;
-};
-
-static void
-match_site(void *arg, const struct site_info *info)
-{
-    struct site_search *search = arg;
-    if (strcmp(info->route, search->route) != 0 || strcmp(info->name, search->name) != 0)
-        return;
-    *search->ret = *info;
-    search->found = true;
-}
-
-bool
-schedule_site_find(struct schedule *s, const char *route, const char *name, struct site_info *ret)
-{
-    struct site_search search = {route, name, ret, false};
-    schedule_sites(s, match_site, &search);
-    return search.found;
-}
-
-bool
-schedule_site_chosen(const struct schedule *s, const char *route, const char *key,
-                     enum config_tls tls, struct site_info *ret)
-{
-    char full[FULL_KEY_MAX];
-    const struct site *site = map_get(&s->sites, full_key(full, route, tls, 0, key));
-    if (site != NULL)
-        *ret = info_of(site);
-    return site != NULL;
 }

@@ -275,6 +275,8 @@ def test_metrics_have_their_names(two):
     for name in ("commit_sync_seconds_total", "commit_apply_seconds_total"):
         assert values[f"relayd_{name}"] >= 0, "a fast disk takes no time that the clock sees"
     assert values['relayd_site_in_trouble{site="mx.dead.test",route="direct",state="down"}'] == 1
+    assert values['relayd_sites_in_trouble{route="direct",state="down"}'] == 1
+    assert values['relayd_sites_in_trouble{route="out",state="down"}'] == 0
     assert values["relayd_pinned_domains"] == 1
     expiry = values["relayd_certificate_expiry_timestamp_seconds"]
     assert 28 * 86400 < expiry - time.time() < 31 * 86400

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from rig import mail
+from rig.wait import until
 
 
 def fetch(address, path, token=None):
@@ -70,6 +71,22 @@ def test_metrics_count_what_happened(world, node):
     assert total(found, "delivered", route="direct") >= 1
     counters = {n for n, _ in found if any(w in n for w in ("accepted", "delivered", "failed"))}
     assert all(n.endswith(("_total", "_bucket", "_sum", "_count")) for n in counters), counters
+
+
+def test_sites_in_trouble_are_counted_and_the_worst_are_named(world, node):
+    """Recipients choose the names of sites: what a collector keeps does not grow with them."""
+    sites = 80
+    with world.dns:
+        for i in range(sites):
+            world.dns.add(f"d{i}.test", "MX", f"10 h{i}.broken.test.")  # SERVFAIL
+    node.submit("a@src.test", [f"b@d{i}.test" for i in range(sites)], mail.message())
+    until(lambda: len(node.log.all(event="site_down")) == sites, what="all sites to be down")
+    found = samples(fetch(node.config["http"]["address"], "/metrics")[1])
+    assert found["relayd_sites_in_trouble", frozenset({("route", "direct"), ("state", "down")})] \
+        == sites
+    named = [labels for name, labels in found if name == "relayd_site_in_trouble"]
+    assert len(named) == 50
+    assert len(node.ctl_json("status")["sites"]) == 20
 
 
 def test_healthz_answers(node):
