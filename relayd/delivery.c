@@ -45,6 +45,8 @@ struct connection {
     bool has_v4, has_v6; /* addresses that the hosts of a direct site have */
     msec_t opened_at;    /* monotonic */
     /* the transaction */
+    struct deferred part; /* some of it is to be recorded before its end */
+    msec_t sent_at, connect_ms;
     struct msg *msg; /* NULL: none */
     struct deliver_txn txn;
     struct deliver_rcpt *rcpts;
@@ -106,6 +108,7 @@ connection_free(struct connection *c)
 {
     if (c->conn != NULL || c->reads > 0)
         return;
+    loop_defer_cancel(&c->part);
     *c->prev = c->next;
     if (c->next != NULL)
         c->next->prev = c->prev;
@@ -292,6 +295,7 @@ delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
 
     assert(c->msg == NULL && n > 0);
     c->msg = rcpts[0]->msg;
+    c->sent_at = clock_now(loop_clock(c->d->env.loop));
     IN_HAND(c->msg->q.id);
     set_rcpts(c, rcpts, n);
     c->txn = (struct deliver_txn){
@@ -343,6 +347,56 @@ other_family(const struct connection *c, uint8_t family)
     return family == 6 && c->has_v4 ? 4 : 0;
 }
 
+/* Of the first `n` attempts: what the connection knows of them all. */
+static void
+fill_attempts(const struct connection *c, struct attempt *attempts, size_t n, msec_t connect_ms,
+              msec_t transfer_ms)
+{
+    for (size_t i = 0; i < n; i++) {
+        attempts[i].route = schedule_link_route(c->link);
+        attempts[i].site = schedule_link_site(c->link);
+        attempts[i].srs = strbuf_span(&c->srs);
+        attempts[i].connect_ms = connect_ms;
+        attempts[i].transfer_ms = transfer_ms;
+        attempts[i].hop = c->hop != NULL;
+    }
+}
+
+static bool
+is_decided(const struct attempt *a)
+{
+    return a->peer != NULL;
+}
+
+/*
+ * Somebody has his 250, and the transaction goes on with the others: to a host that takes few
+ * recipients at a time, or to the next host, which may take minutes. Who is decided is recorded
+ * now, or a crash in that time would deliver to him again.
+ */
+static void
+record_part(struct deferred *d)
+{
+    struct connection *c = CONTAINER_OF(d, struct connection, part);
+    size_t n = 0, left = 0, total = c->txn.n_rcpts;
+
+    for (size_t i = 0; i < total; i++)
+        left += c->attempts[i].rcpt != NULL && !is_decided(&c->attempts[i]);
+    if (left == 0)
+        return; /* its end is near */
+    CLEANUP(freep) struct attempt *part = xcalloc(total, sizeof(*part));
+    for (size_t i = 0; i < total; i++) {
+        struct attempt *a = &c->attempts[i];
+        if (a->rcpt == NULL || !is_decided(a))
+            continue;
+        part[n++] = *a;
+        schedule_link_decided(c->link, a->rcpt);
+        a->rcpt = NULL;
+        c->rcpts[i] = (struct deliver_rcpt){.address = SPAN("")}; /* the real one may go */
+    }
+    fill_attempts(c, part, n, c->connect_ms, clock_now(loop_clock(c->d->env.loop)) - c->sent_at);
+    c->d->env.attempted(c->d->env.arg, part, n);
+}
+
 /* The host is noted now: the transaction may go on to the next one with those who are left. */
 static void
 on_outcome(void *arg, struct deliver_txn *txn, size_t rcpt, const struct outcome *outcome)
@@ -357,6 +411,8 @@ on_outcome(void *arg, struct deliver_txn *txn, size_t rcpt, const struct outcome
     a->tls = by->tls;
     a->other_family = other_family(c, by->family);
     a->dsn_passed_on = by->dsn_offered;
+    if (outcome->kind == OUTCOME_DELIVERED)
+        loop_defer(c->d->env.loop, &c->part, record_part); /* unless that was the end of it */
 }
 
 static void
@@ -365,20 +421,18 @@ on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *rep
     struct connection *c = arg;
     struct attempt *attempts = c->attempts;
     struct decider *deciders = c->deciders;
-    size_t n = txn->n_rcpts;
+    size_t n = 0;
     const struct outcome *trouble = NULL;
 
-    for (size_t i = 0; i < n; i++) {
-        struct attempt *a = &attempts[i];
-        a->route = schedule_link_route(c->link);
-        a->site = schedule_link_site(c->link);
-        a->srs = strbuf_span(&c->srs);
-        a->connect_ms = report->connect_ms;
-        a->transfer_ms = report->transfer_ms;
-        a->hop = c->hop != NULL;
-        if (report->hop_trouble && a->outcome.path)
-            trouble = &a->outcome;
+    loop_defer_cancel(&c->part);
+    for (size_t i = 0; i < txn->n_rcpts; i++) {
+        if (attempts[i].rcpt == NULL)
+            continue; /* recorded before */
+        attempts[n++] = attempts[i];
+        if (report->hop_trouble && attempts[n - 1].outcome.path)
+            trouble = &attempts[n - 1].outcome;
     }
+    fill_attempts(c, attempts, n, report->connect_ms, report->transfer_ms);
     c->msg = NULL;
     c->attempts = NULL;
     c->deciders = NULL;
@@ -398,6 +452,7 @@ on_ready(void *arg)
     struct connection *c = arg;
     if (!c->was_ready && c->hop != NULL)
         schedule_link_port(c->link, deliver_peer(c->conn)->port);
+    c->connect_ms = c->was_ready ? 0 : clock_now(loop_clock(c->d->env.loop)) - c->opened_at;
     c->was_ready = true;
     schedule_link_ready(c->link);
 }

@@ -301,6 +301,19 @@ schedule_link_failed(struct site_link *link, const struct outcome *outcome)
 }
 
 void
+schedule_link_decided(struct site_link *link, struct rcpt *rcpt)
+{
+    size_t i = 0;
+
+    assert(link->state == LINK_BUSY && link->n_rcpts > 1);
+    while (link->rcpts[i] != rcpt)
+        i++;
+    link->rcpts[i] = link->rcpts[--link->n_rcpts];
+    rcpt->stage = STAGE_RECORDING;
+    link->site->schedule->n_recording++;
+}
+
+void
 schedule_link_sent(struct site_link *link, const struct outcome *trouble)
 {
     struct site *site = link->site;

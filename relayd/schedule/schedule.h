@@ -128,6 +128,8 @@ void
 schedule_link_met(struct site_link *link, const char *peer, const char *host, msec_t connect_ms);
 /* Never ready, and gone. */
 void schedule_link_failed(struct site_link *link, const struct outcome *outcome);
+/* The recipient is with record already; the transaction goes on with others. */
+void schedule_link_decided(struct site_link *link, struct rcpt *rcpt);
 /* The transaction is over and its recipients are with record. `trouble` (or NULL): the hop is to be
  * treated as down. */
 void schedule_link_sent(struct site_link *link, const struct outcome *trouble);

@@ -91,6 +91,29 @@ def test_a16_killed_between_the_results_of_recipients_repeats_no_finished_one(wo
     crash.settle()
 
 
+@pytest.mark.parametrize("ends", ["killed", "stopped"])
+def test_a16_who_has_his_250_is_recorded_while_others_of_the_transaction_wait(world, promise,
+                                                                              ends):
+    """x is taken; y got a 452 and a transaction of his own, whose dot is not answered."""
+    promise("A16", "a 250 is recorded at once, also when the transaction goes on with others").case()
+    mx = world.mx("dest.test")
+    mx.answer("dot", SILENCE)
+    mx.answer("dot", "250 2.0.0 taken", times=1)
+    mx.answer("rcpt", "452 4.5.3 too many", match="y@", times=1)
+    node = world.node(start=False)
+    node.start("--drain", "1s")
+    node.submit("a@src.test", ["x@dest.test", "y@dest.test"], mail.message())
+    node.log.wait(event="attempt", rcpt="x@dest.test", outcome="delivered")
+    mx.wait_command("DATA", count=2)
+    until(lambda: len(node.queue()) == 1, what="x to have left the queue")
+    node.kill() if ends == "killed" else node.stop()
+    mx.behave()
+    node.start()
+    mx.wait_mail(rcpt="y@dest.test")
+    node.wait_empty()
+    assert len(mx.received_for("x@dest.test")) == 1
+
+
 # A message on its way to or from the other node at a kill may be on both.
 IN_FLIGHT = 10
 KILLS = size(2, 40)
