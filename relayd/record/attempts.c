@@ -39,7 +39,7 @@ attempts_decode(struct span bytes, struct attempts *ret, struct err *err)
     a.count = (uint32_t)take_number(&r, 4);
     a.warned = (uint32_t)take_number(&r, 4);
     a.first_deferral_at = (msec_t)take_number(&r, 8);
-    a.class_since = (msec_t)take_number(&r, 8);
+    a.soft_since = (msec_t)take_number(&r, 8);
     a.klass = take_string(&r, 1);
     a.route = take_string(&r, 1);
     a.n_refusals = (int)take_number(&r, 1);
@@ -78,7 +78,7 @@ attempts_encode(const struct attempts *a, struct strbuf *out)
     put_number(out, a->count, 4);
     put_number(out, a->warned, 4);
     put_number(out, (uint64_t)a->first_deferral_at, 8);
-    put_number(out, (uint64_t)a->class_since, 8);
+    put_number(out, (uint64_t)a->soft_since, 8);
     put_string(out, a->klass, 1, UINT8_MAX);
     put_string(out, a->route, 1, UINT8_MAX);
     put_number(out, (uint64_t)a->n_refusals, 1);

@@ -4,7 +4,7 @@
  *
  * Encoded form, version 1, all numbers big-endian:
  *   u8 version, u16 length of what follows that version 1 knows, then
- *   u32 count, u32 warned, u64 first_deferral_at, u64 class_since, u8 class length, class,
+ *   u32 count, u32 warned, u64 first_deferral_at, u64 soft_since, u8 class length, class,
  *   u8 route length, route,
  *   u8 number of refusals, each: u64 at, u16 code, u8 enh class, u16 subject, u16 detail,
  *   and four strings (u16 length, bytes): route, phase, peer, text.
@@ -30,8 +30,8 @@ struct attempts {
     uint32_t count;  /* attempts made that ended in a deferral */
     uint32_t warned; /* delay notices sent */
     msec_t first_deferral_at;
-    msec_t class_since; /* since when every answer was of `klass` */
-    struct span klass;
+    msec_t soft_since; /* when a 5xx first made it wait (RETRY_SOFT_REJECT_MAX); 0: none did */
+    struct span klass; /* of the last answer */
     struct span route; /* the administrator wants this one first; empty: the map decides */
     int n_refusals;
     struct refusal refusals[ATTEMPTS_REFUSALS_MAX]; /* the newest of each route, oldest first */

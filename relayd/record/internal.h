@@ -24,7 +24,8 @@ struct item {
     struct rcpt *rcpt;
     enum rcpt_fate fate;
     msec_t due_at;
-    bool tell; /* a notice of `kind` is owed to the sender */
+    msec_t retry_until; /* of FATE_DEFERRED: when it is given up, as things are */
+    bool tell;          /* a notice of `kind` is owed to the sender */
     enum dsn_kind kind;
     enum dsn_action action;
     struct enh status;

@@ -134,7 +134,6 @@ struct report_rcpts {
 static void
 collect_rcpts(const struct batch *b, enum dsn_kind kind, struct report_rcpts *ret)
 {
-    msec_t expires_at = retry_expires_at(&b->settings->retry, b->msg->q.arrived_at, false);
     ret->n = 0;
     for (size_t i = 0; i < b->n_items; i++) {
         const struct item *item = &b->items[i];
@@ -147,7 +146,7 @@ collect_rcpts(const struct batch *b, enum dsn_kind kind, struct report_rcpts *re
             .action = item->action,
             .status = item->status,
             .last_attempt_at = clock_wall(loop_clock(b->record->env.loop)),
-            .will_retry_until = item->action == DSN_ACTION_DELAYED ? expires_at : 0,
+            .will_retry_until = item->action == DSN_ACTION_DELAYED ? item->retry_until : 0,
             .expired = item->expired,
             .refusals = ret->refusals[k],
             .n_refusals = refusals_of(item, &ret->attempts[k], ret->refusals[k]),

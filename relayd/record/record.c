@@ -99,15 +99,13 @@ patience_over(struct record *r, const struct rcpt *rcpt, const struct outcome *o
     return after > 0 && now - a->first_deferral_at >= after;
 }
 
-/* A 5xx that is known to mean "later" waits, for at most a day. So does a rate limit that another
- * route would have cured, had there been one. */
+/* A 5xx that is known to mean "later" waits, for at most a day from the first one. So does a rate
+ * limit that another route would have cured, had there been one. */
 static bool
-soft_reject(const struct outcome *o, const struct verdict *v, const struct attempts *a, msec_t now)
+soft_reject(const struct outcome *o, const struct verdict *v)
 {
-    if (o->kind != OUTCOME_FAILED || o->origin != ORIGIN_PEER ||
-        (v->action != REPLY_ACTION_RETRY && v->action != REPLY_ACTION_SLOW && !v->rate_limited))
-        return false;
-    return a->first_deferral_at == 0 || now - a->first_deferral_at < RETRY_SOFT_REJECT_MAX;
+    return o->kind == OUTCOME_FAILED && o->origin == ORIGIN_PEER &&
+           (v->action == REPLY_ACTION_RETRY || v->action == REPLY_ACTION_SLOW || v->rate_limited);
 }
 
 /* It was refused for where it came from, and a route that could have taken it was only out of
@@ -208,14 +206,15 @@ finish_failed(struct record *r, struct item *item, const struct settings *settin
 
 static void
 defer(struct record *r, struct item *item, const struct settings *settings, struct attempts *a,
-      const struct verdict *v, const struct outcome *o, msec_t now, msec_t expires_at)
+      const struct verdict *v, const struct outcome *o, msec_t now, msec_t until)
 {
     msec_t probe_at = r->env.probe_at(r->env.arg, item->rcpt);
     const struct msg *msg = item->rcpt->msg;
     bool grey = v->greylisted || o->greylisted;
 
     item->fate = FATE_DEFERRED;
-    item->due_at = retry_due_at(&settings->retry, msg->q.id, a->count, grey, now, expires_at);
+    item->retry_until = until;
+    item->due_at = retry_due_at(&settings->retry, msg->q.id, a->count, grey, now, until);
     /* A hop's trouble is no verdict: whoever met it waits for the hop like all the others. */
     if (probe_at > 0 && probe_at < item->due_at)
         item->due_at = probe_at;
@@ -245,10 +244,7 @@ remember(struct attempts *a, const struct attempt *attempt, const struct verdict
     attempts_add(a, &attempt->outcome, span_str(attempt->route), peer, now);
     if (a->first_deferral_at == 0)
         a->first_deferral_at = now;
-    if (!span_eq(a->klass, span_str(v->klass))) {
-        a->klass = span_str(v->klass);
-        a->class_since = now;
-    }
+    a->klass = span_str(v->klass);
 }
 
 /* What this attempt says, and what is known of those before it. */
@@ -324,20 +320,25 @@ settle(struct record *r, const struct settings *settings, struct item *item, str
     const struct outcome *o = j->outcome;
     const struct verdict *v = &j->verdict;
     struct attempts *a = &j->attempts;
+    bool final = o->kind == OUTCOME_FAILED && !j->exceeded && !may_be_cured(r, rcpt, o, v);
+    msec_t until = j->expires_at;
 
     a->count++;
-    bool ruled = ruled_out(o, v);
-    if (ruled)
-        item->status.klass = 5; /* it is not tried again */
-    if (ruled || (o->kind == OUTCOME_FAILED && !j->exceeded && !soft_reject(o, v, a, j->now) &&
-                  !may_be_cured(r, rcpt, o, v))) {
+    if (final && soft_reject(o, v)) {
+        if (a->soft_since == 0 || a->soft_since > j->now) /* or a clock ran back */
+            a->soft_since = j->now;
+        msec_t soft_until = a->soft_since + RETRY_SOFT_REJECT_MAX;
+        until = soft_until < until ? soft_until : until;
+        final = j->now >= soft_until;
+    }
+    if (final || ruled_out(o, v)) {
         finish_failed(r, item, settings);
     } else if (retry_expired(j->expires_at, rcpt->begun_at)) {
         item->expired = true;
         item->status = (struct enh){5, 4, 7};
         finish_failed(r, item, settings);
     } else {
-        defer(r, item, settings, a, v, o, j->now, j->expires_at);
+        defer(r, item, settings, a, v, o, j->now, until);
     }
     encode_attempts(item, a);
     if (item->fate == FATE_FINISHED)

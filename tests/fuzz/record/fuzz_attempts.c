@@ -76,7 +76,7 @@ attempts(struct span text)
     attempts_encode(&a, &bytes);
     CHECK(attempts_decode(strbuf_span(&bytes), &again, NULL) == ERR_OK);
     CHECK(a.count == again.count && a.warned == again.warned);
-    CHECK(a.first_deferral_at == again.first_deferral_at && a.class_since == again.class_since);
+    CHECK(a.first_deferral_at == again.first_deferral_at && a.soft_since == again.soft_since);
     CHECK(span_eq(a.klass, again.klass) && span_eq(a.route, again.route));
     CHECK(span_eq(a.unknown, again.unknown));
     CHECK(a.n_refusals == again.n_refusals);

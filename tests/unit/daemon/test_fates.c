@@ -143,9 +143,35 @@ a_5xx_that_means_later_is_deferred_for_a_day(void **state)
         clock_step(t.clock, t.due_at[0] - clock_wall(t.clock));
         mail_again(id);
     }
-    assert_in_range(clock_wall(t.clock) - T0, 24 * HOUR, 29 * HOUR);
+    assert_int_equal(clock_wall(t.clock) - T0, 24 * HOUR);
     assert_int_equal(t.n_told, 1);
     assert_told(0, "Greylisted, see the web page");
+}
+
+static void
+the_day_of_a_soft_5xx_begins_with_the_first_one(void **state)
+{
+    (void)state;
+    struct outcome down = reply(451, "4.3.0", "queue busy");
+    struct outcome soft = reply(550, "5.7.1", "Greylisted, see the web page");
+    uint64_t id = mail_make(&(struct mail){.notify = QUEUE_NOTIFY_NEVER}, 1);
+    record_all(&down);
+    clock_step(t.clock, 30 * HOUR);
+    mail_again(id);
+    record_all(&soft);
+    assert_int_equal(t.fates[0], FATE_DEFERRED);
+    clock_step(t.clock, 12 * HOUR);
+    mail_again(id);
+    record_all(&down); /* in between */
+    clock_step(t.clock, 12 * HOUR - MINUTE);
+    mail_again(id);
+    record_all(&soft);
+    assert_int_equal(t.fates[0], FATE_DEFERRED);
+    assert_int_equal(t.due_at[0] - clock_wall(t.clock), MINUTE);
+    clock_step(t.clock, MINUTE);
+    mail_again(id);
+    record_all(&soft);
+    assert_int_equal(t.fates[0], FATE_FINISHED);
 }
 
 static void
@@ -344,6 +370,7 @@ main(int argc, char **argv)
         T(only_an_attempt_past_the_deadline_expires),
         T(the_last_attempt_is_made_at_the_deadline),
         T(a_5xx_that_means_later_is_deferred_for_a_day),
+        T(the_day_of_a_soft_5xx_begins_with_the_first_one),
         T(a_4xx_is_given_up_by_a_rule_of_ones_own_but_not_for_the_hops_sake),
         T(a_rate_limit_slows_the_site),
         T(a_reroute_keeps_the_refusal_for_the_report),

@@ -23,7 +23,7 @@ round_trip_keeps_every_field(void **state)
     struct attempts a = {.count = 7,
                          .warned = 1,
                          .first_deferral_at = 1234567890123,
-                         .class_since = 5,
+                         .soft_since = 5,
                          .klass = SPAN("greylisted"),
                          .route = SPAN("us")};
     struct outcome first = refused("greylisted, come back", 451), second = refused("no", 550);
@@ -38,6 +38,7 @@ round_trip_keeps_every_field(void **state)
     assert_int_equal(b.count, 7);
     assert_int_equal(b.warned, 1);
     assert_int_equal(b.first_deferral_at, 1234567890123);
+    assert_int_equal(b.soft_since, 5);
     assert_true(span_eq(b.klass, SPAN("greylisted")));
     assert_true(span_eq(b.route, SPAN("us")));
     assert_int_equal(b.n_refusals, 2);
