@@ -168,6 +168,25 @@ reload_run(struct job *job, struct worker *worker)
 
 static void reload_start(struct daemon *d);
 
+/* `r` is over: on with those who wait behind it, or tell them that it is too late. */
+static void
+reload_next(struct reload *r)
+{
+    struct daemon *d = r->d;
+
+    d->reload = r->next;
+    free(r);
+    while (d->reload != NULL && d->phase != DAEMON_RUNNING) {
+        r = d->reload;
+        d->reload = r->next;
+        if (r->done != NULL)
+            r->done(r->arg, false, &r->problems);
+        free(r);
+    }
+    if (d->reload != NULL)
+        reload_start(d);
+}
+
 static void
 reload_done(struct job *job)
 {
@@ -183,7 +202,8 @@ reload_done(struct job *job)
     if (r->settings != NULL)
         warn_of_restart(d, r->settings->config, &r->problems);
     daemon_log_problems(d, &r->problems);
-    if (r->settings != NULL && d->phase == DAEMON_RUNNING) {
+    bool too_late = r->settings != NULL && d->phase != DAEMON_RUNNING;
+    if (r->settings != NULL && !too_late) {
         ok = swap(d, r->settings, &err) == ERR_OK;
         if (!ok) {
             settings_free(r->settings);
@@ -197,7 +217,7 @@ reload_done(struct job *job)
     if (ok) {
         d->reloaded_at = clock_wall(loop_clock(d->loop));
         log_text(d->log, LOG_INFO, "reloaded", "%s", d->config_file);
-    } else if (!job->dropped) {
+    } else if (!job->dropped && !too_late) {
         snprintf(d->reload_error, sizeof(d->reload_error), "%s",
                  err.text[0] != '\0' ? err.text : "the file has errors, see the log");
         log_alert(d->log, "reload_failed", "the old configuration stays: %s", d->reload_error);
@@ -207,17 +227,7 @@ reload_done(struct job *job)
     if (r->done != NULL)
         r->done(r->arg, ok, &r->problems);
     config_problems_release(&r->problems);
-    d->reload = r->next;
-    free(r);
-    while (d->reload != NULL && d->phase != DAEMON_RUNNING) {
-        r = d->reload;
-        d->reload = r->next;
-        if (r->done != NULL)
-            r->done(r->arg, false, &r->problems);
-        free(r);
-    }
-    if (d->reload != NULL)
-        reload_start(d);
+    reload_next(r);
 }
 
 /* The first of the line. */

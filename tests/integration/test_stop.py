@@ -98,3 +98,13 @@ def test_status_says_that_it_drains(world):
     until(lambda: node.ctl_json("status")["state"] == "draining", what="the state")
     gate.set()
     assert node.wait_exit() == 0
+
+
+def test_reload_that_a_stop_overtakes_is_no_failure(world):
+    node = world.node(start=False)
+    names = node.file("many", "".join(f"d{i}.example\n" for i in range(200000)))
+    node.config["transport_map"].insert(0, {"domains_file": names, "route": "direct"})
+    node.start()
+    node.reload(wait=False)
+    node.stop()
+    assert not node.log.all(alert="reload_failed")
