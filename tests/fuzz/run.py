@@ -33,7 +33,7 @@ FUZZ = ROOT / "tests" / "fuzz"
 RSS_MIB = 1024
 INPUT_TIMEOUT = 10          # seconds for one input
 FLOOR = 400_000             # executions that a target gets in any case (a quarter of its share
-                            # when the total is small)
+                            # when the total is small, and what a slow one makes in a slice)
 MEASURE_SECONDS = 5         # to learn a target's rate
 SLICE_SECONDS = 300         # a longer share is cut, so that both cores stay busy until the end
 CORPUS_FILES, CORPUS_BYTES = 199, 250_000   # of a committed corpus
@@ -118,9 +118,10 @@ def shares(targets, total, jobs):
                 lambda t: t.fuzz(f"-max_total_time={MEASURE_SECONDS}"), targets)):
             rates[target] = max(rate, 1)
     left = max(0, total - sum(t.executions for t in targets))
-    floor = min(FLOOR, left // (4 * len(targets)))
-    rest, together = left - floor * len(targets), sum(rates.values())
-    planned = {t: floor + int(rest * rates[t] / together) + 1 for t in targets}
+    floor = {t: min(FLOOR, left // (4 * len(targets)), int(rates[t] * SLICE_SECONDS))
+             for t in targets}
+    rest, together = left - sum(floor.values()), sum(rates.values())
+    planned = {t: floor[t] + int(rest * rates[t] / together) + 1 for t in targets}
     minutes = sum(n / rates[t] for t, n in planned.items()) / jobs / 60
     for target in targets:
         print(f"{target.name:20} {rates[target]:9,.0f}/s {planned[target]:12,}", flush=True)
