@@ -19,6 +19,10 @@
 #define DEFAULT_MIN_FREE_BYTES (1ull << 30)
 #define MAP_FACTOR 4 /* so that the map is never full before the quota is */
 #define MAP_MIN_BYTES (1u << 20)
+/* Of the data file, when the quota was lowered below what is in it. Pages that a commit frees serve
+ * from the next but one on, and a commit that fails brings none nearer: without pages to spare a
+ * full map stays full, though every outcome would make room. */
+#define MAP_FILE_FACTOR 2
 #define READERS_MAX 126 /* LMDB's default: reader threads, relayctl, mdb_copy */
 
 const char *const queue_table_names[TABLES] = {
@@ -230,11 +234,23 @@ data_file_ready(struct queue *queue, bool made_before, struct queue_info *info, 
     return there ? ERR_OK : queue_create(queue, err);
 }
 
+/* The map is for what is there, too. */
+static void
+map_fit_file(struct queue *queue)
+{
+    char name[4096];
+    struct stat st;
+    snprintf(name, sizeof(name), "%s/" QUEUE_DATA_FILE, queue->path);
+    if (stat(name, &st) == 0 && queue->map_bytes / MAP_FILE_FACTOR < (uint64_t)st.st_size)
+        queue->map_bytes = (uint64_t)st.st_size * MAP_FILE_FACTOR;
+}
+
 static enum err_code
 env_open(struct queue *queue, struct err *err)
 {
     MDB_stat stat;
     int dead;
+    map_fit_file(queue);
     int rc = mdb_env_create(&queue->env);
     if (rc == 0)
         rc = mdb_env_set_mapsize(queue->env, queue->map_bytes);

@@ -118,7 +118,7 @@ struct queue_options {
     const char *node;       /* node name kept in meta; NULL leaves what is there */
     uint64_t max_bytes;     /* quota: new mail is refused above 90 % of it; 0 = 64 GiB */
     int64_t min_free_bytes; /* disk space left alone; -1 = 1 GiB or 5 % of the file system */
-    uint64_t map_bytes;     /* 0 = 4 x max_bytes; tests make it small */
+    uint64_t map_bytes;     /* 0 = 4 x max_bytes; tests make it small. At least 2 x the data file */
     bool read_only;         /* for relayctl: looks, never creates, sweeps or writes */
 };
 

@@ -149,6 +149,29 @@ def test_k01_quota_of_the_queue(world, promise):
         promise.case()
 
 
+@pytest.mark.parametrize("n,lines", [(40, 4000), (1500, 30)])  # few in chunks, many in the record
+def test_k01_quota_lowered_below_what_waits(world, promise, n, lines):
+    promise("K01", "max_size lowered below what waits: all of it goes out, and each outcome is stored")
+    mx = world.mx("dest.test")
+    node = world.node(config=merge(QUICK, {"queue": {"max_size": "256MiB", "min_free": "1MiB"}}))
+    node.ctl("suspend", "direct", "--for", "1h")
+    with node.client() as c:
+        c.ehlo()
+        for i in range(n):
+            c.submit("a@src.test", f"u{i}@dest.test", mail.message(body=LARGE * lines))
+    node.stop()
+    node.config["queue"]["max_size"] = "1MiB"
+    node.start()
+    node.ctl("resume", "direct")
+    mx.wait_mail(n, timeout=60)
+    node.wait_empty()
+    node.kill()
+    node.start()
+    assert len(mx.mails) == n and not node.queue()
+    assert node.ctl("verify").returncode == 0
+    promise.case()
+
+
 def test_k02_file_system_that_becomes_read_only(world, promise):
     """What the kernel does with an ext4 on a dying disk."""
     promise("K02", "a queue that can no longer be written: 451, an alert, exit 74; all is there once "

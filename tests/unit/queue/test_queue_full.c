@@ -24,6 +24,21 @@ add_4k(struct fixture *f, uint32_t flags, uint64_t *ret_id)
     return code;
 }
 
+/* Adds a message whose body is that large. */
+static uint64_t
+add_bytes(struct fixture *f, size_t n)
+{
+    char *bytes = body_bytes(n, 1);
+    struct span body = span_of(bytes, n);
+    struct queue_rcpt rcpt = recipient(0, "x@d.test");
+    struct queue_msg msg = message(f, n);
+    struct queue_batch *batch = begin(f);
+    OK(queue_add(batch, &msg, &rcpt, 1, &body, 1, err));
+    commit(batch);
+    free(bytes);
+    return msg.id;
+}
+
 static enum err_code
 finish_one(struct fixture *f, uint64_t id)
 {
@@ -136,6 +151,32 @@ a_full_map_kills_the_batch_and_nothing_else(void **state)
     assert_int_equal(stats_of(f).messages, n);
 }
 
+/* max_size was lowered below what waits: that must still get out. */
+static void
+a_queue_above_its_new_quota_takes_every_outcome(void **state)
+{
+    struct fixture *f = *state;
+    static const size_t sizes[] = {2000, 500000};
+    for (size_t i = 0; i < N_ELEMENTS(sizes); i++) {
+        uint64_t ids[4000], id;
+        size_t n = 0;
+        f->options.max_bytes = 64 * MIB;
+        fixture_open(f);
+        while (n < N_ELEMENTS(ids) && stats_of(f).used_bytes < 12 * MIB)
+            ids[n++] = add_bytes(f, sizes[i]);
+        f->options.max_bytes = 1 * MIB;
+        fixture_reopen(f);
+        assert_int_equal(add_4k(f, 0, &id), ERR_FULL);
+        for (size_t k = 0; k < n; k++)
+            if (finish_one(f, ids[k]) != ERR_OK)
+                fail_msg("outcome %zu of %zu does not fit", k, n);
+        assert_int_equal(stats_of(f).messages, 0);
+        assert_sound(f);
+        fixture_close(f);
+    }
+    fixture_open(f);
+}
+
 /* ---------------------------------------------------------------------- failing writes, syncs */
 
 static void
@@ -236,6 +277,7 @@ main(int argc, char **argv)
         TEST(a_reload_may_change_the_quota_within_the_map),
         TEST(new_mail_waits_while_the_disk_is_short),
         TEST(the_default_for_free_space_is_at_most_a_twentieth_of_the_disk),
+        TEST(a_queue_above_its_new_quota_takes_every_outcome),
         TEST(a_full_map_kills_the_batch_and_nothing_else),
         TEST(a_full_disk_refuses_the_batch_and_the_next_one_may_succeed),
         TEST(a_short_write_is_the_disks_only_while_space_is_short),
