@@ -21,7 +21,8 @@ check_action(struct builder *b, const struct rule *rule, const struct config_nod
              const char *path)
 {
     static const char *const actions[] = {"route", "reject", "discard", "hold"};
-    static const char *const of_route[] = {"fallback", "fallback_after", "learn", "tls"};
+    static const char *const of_route[] = {"fallback", "fallback_after", "learn", "spf_softfail",
+                                           "tls"};
     unsigned n = 0;
     for (size_t i = 0; i < N_ELEMENTS(actions); i++)
         n += config_node_get(node, actions[i]) != NULL;

@@ -147,6 +147,9 @@ a_rule_says_one_thing_about_some_recipients(void **state)
         {NODE TRUST "transport_map:\n  - {domains: [a.b], discard: true, learn: true}\n" DEFAULT,
          "c.yaml:4:5: transport_map[0]: learn without a route"},
         {NODE TRUST HOPS
+         "transport_map:\n  - {domains: [a.b], never_via: [us], spf_softfail: true}\n" DEFAULT,
+         "c.yaml:5:5: transport_map[0]: spf_softfail without a route"},
+        {NODE TRUST HOPS
          "transport_map:\n  - {domains: [a.b], route: us, fallback: [jp, jp]}\n" DEFAULT,
          "c.yaml:5:5: transport_map[0]: route jp stands twice in fallback"},
         {NODE TRUST
