@@ -3,21 +3,18 @@
 
 #include <stdio.h>
 
-/* A selector is made of labels like a domain, but may end in digits ("20240601"). */
+#include "policy/dkim.h"
+
 static void
 set_selector(const struct setting *s)
 {
+    char name[DOMAIN_BUF];
     if (!setting_has_line(s))
         return;
-    char name[DOMAIN_BUF], longer[DOMAIN_BUF];
-    struct span text = s->node->text;
-    int n = snprintf(longer, sizeof(longer), "%.*s.x", SPAN_ARG(text));
-    if (n < 0 || (size_t)n >= sizeof(longer) || span_ends(text, SPAN(".")) ||
-        domain_normalise(span_str(longer), name, NULL) != ERR_OK) {
+    if (dkim_selector_normalise(s->node->text, name, NULL) != ERR_OK)
         setting_fault(s, s->node, "is no selector");
-        return;
-    }
-    setting_put_text(s, span_of(name, strlen(name) - 2));
+    else
+        setting_put_text(s, span_str(name));
 }
 
 static void

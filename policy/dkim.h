@@ -155,6 +155,13 @@ MUST_CHECK enum err_code
 dkim_keygen(enum dkim_key_type type, unsigned bits, struct strbuf *ret_pem, struct err *err);
 void dkim_wipe(struct strbuf *secret); /* zeroes and releases */
 
+/*
+ * The canonical form of a selector. It is made of labels like a domain (RFC 6376 section 3.1), but
+ * may end in one of digits only: "20240601". ERR_INVAL as domain_normalise().
+ */
+MUST_CHECK enum err_code
+dkim_selector_normalise(struct span in, char ret[static DOMAIN_BUF], struct err *err);
+
 /* "selector._domainkey.domain". */
 void dkim_record_name(struct span domain, struct span selector, struct strbuf *out);
 

@@ -61,6 +61,18 @@ dkim_keygen(enum dkim_key_type type, unsigned bits, struct strbuf *ret_pem, stru
     return code;
 }
 
+enum err_code
+dkim_selector_normalise(struct span in, char ret[static DOMAIN_BUF], struct err *err)
+{
+    CLEANUP(strbuf_release) struct strbuf longer = STRBUF_INIT; /* it has a last label of letters */
+    strbuf_add_span(&longer, in);
+    strbuf_add_str(&longer, ".x");
+    enum err_code code = domain_normalise(strbuf_span(&longer), ret, err);
+    if (code == ERR_OK)
+        ret[strlen(ret) - 2] = '\0';
+    return code;
+}
+
 void
 dkim_record_name(struct span domain, struct span selector, struct strbuf *out)
 {

@@ -92,7 +92,7 @@ keygen_run(struct ctl *ctl)
     if (bits != 0 && type != DKIM_KEY_RSA)
         ctl_usage(ctl, "--bits is for RSA keys");
     selector = selector_get(ctl);
-    if (domain_normalise(span_str(selector), label, &err) != ERR_OK)
+    if (dkim_selector_normalise(span_str(selector), label, &err) != ERR_OK)
         ctl_usage(ctl, "--selector: %s", err.text);
     file = out == NULL ? xasprintf("%s.pem", domain) : xstrdup(out);
     if (dkim_keygen(type, bits, &pem, &err) != ERR_OK ||

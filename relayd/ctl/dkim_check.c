@@ -207,10 +207,15 @@ collect(struct ctl *ctl, const char *key_file, const struct config *config, stru
         struct err *err)
 {
     CLEANUP(dkim_wipe) struct strbuf pem = STRBUF_INIT;
-    char domain[DOMAIN_BUF];
+    char domain[DOMAIN_BUF], label[DOMAIN_BUF];
     const char *given = ctl_option(ctl, "--domain"), *selector = ctl_option(ctl, "--selector");
     if (given != NULL && domain_normalise(span_str(given), domain, err) != ERR_OK)
         ctl_usage(ctl, "--domain: %s", err->text);
+    if (selector != NULL) {
+        if (dkim_selector_normalise(span_str(selector), label, err) != ERR_OK)
+            ctl_usage(ctl, "--selector: %s", err->text);
+        selector = label;
+    }
     if (key_file != NULL) {
         enum err_code code = ctl_file_read(key_file, KEY_FILE_MAX, &pem, err);
         return code != ERR_OK ? code : add(all, domain, selector, key_file, strbuf_span(&pem), err);

@@ -322,6 +322,20 @@ keygen_takes_the_selector_of_the_configuration(void **state)
 }
 
 static void
+keygen_takes_a_selector_of_digits_as_the_configuration_does(void **state)
+{
+    (void)state;
+    struct run run =
+        run_ctl(dir, "dkim keygen --domain d.example --selector 20240601 --out dated.pem", NULL);
+    assert_int_equal(run.status, 0);
+    assert_non_null(strstr(run.out.p, "20240601._domainkey.d.example"));
+    run_release(&run);
+    run = run_ctl(dir, "dkim keygen --domain d.example --selector a..b --out none.pem", NULL);
+    assert_int_equal(run.status, 64);
+    run_release(&run);
+}
+
+static void
 self_signed_prints_the_pin_of_what_it_wrote(void **state)
 {
     (void)state;
@@ -487,6 +501,7 @@ main(int argc, char **argv)
         cmocka_unit_test(a_bad_name_or_password_leaves_no_file),
         cmocka_unit_test(keygen_makes_a_private_file_and_prints_its_record),
         cmocka_unit_test(keygen_takes_the_selector_of_the_configuration),
+        cmocka_unit_test(keygen_takes_a_selector_of_digits_as_the_configuration_does),
         cmocka_unit_test(self_signed_prints_the_pin_of_what_it_wrote),
         cmocka_unit_test(classify_answers_line_by_line),
         cmocka_unit_test(classify_keeps_step_over_lines_it_cannot_read),
