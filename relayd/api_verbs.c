@@ -146,6 +146,8 @@ admin_done(struct store_op *op)
     run->after = op->admin.after;
     run->more = op->admin.more;
     schedule_touched(d->schedule, run->touched, op->admin.n_touched, op->txn_id);
+    if (run->verb == VERB_RETRY)
+        schedule_retried(d->schedule, run->touched, op->admin.n_touched);
     run_went_on(run);
 }
 

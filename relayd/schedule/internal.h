@@ -72,7 +72,7 @@ struct site {
     struct shape shape;
     struct timer timer;           /* the next moment at which it may act */
     struct deferred added;        /* recipients came in this tick */
-    msec_t probe_at;              /* monotonic; when DOWN */
+    msec_t probe_at, down_at;     /* monotonic; when DOWN: until when, and since when */
     msec_t tried_at;              /* wall: when the last attempt to connect began */
     unsigned failures;            /* in a row */
     struct outcome_kept *failure; /* of the last connection; NULL: it is up. Kept, because a backlog
@@ -105,7 +105,7 @@ struct outage {
     size_t n_places;
     msec_t since_at;           /* wall */
     msec_t tried_at;           /* wall: when the last connection that failed began */
-    msec_t probe_at;           /* monotonic */
+    msec_t probe_at, down_at;  /* monotonic; `down_at`: when the last one of them failed */
     unsigned failures;         /* of probes, and the first one */
     struct outcome failure;    /* the last one */
     const struct site *prober; /* PROBING: opening a connection until the next sweep */
@@ -190,6 +190,9 @@ void site_remove(struct site *site, struct rcpt *rcpt); /* from the ready list *
 enum site_use site_usable(const struct site *site);
 void site_up(struct site *site);
 void site_down(struct site *site, const struct outcome *outcome, const char *host);
+/* Somebody asked at `asked_at` (monotonic; 0: nobody) for a try here: if it, or the route as a
+ * whole, has been down since before, the probe is due now. */
+void site_ask(struct site *site, msec_t asked_at);
 /* Those who wait here (of `domain`; NULL: all) plan anew. */
 void site_replan(struct site *site, const char *domain);
 /* Why, and until when, a site that is not usable is not: its own trouble or the whole route's. */
@@ -250,7 +253,8 @@ void
 outage_failed(struct site *site, const struct outcome *outcome, const struct ip *first, bool whole);
 void outage_reached(struct site *site); /* somebody there has answered */
 void outage_sweep(struct schedule *s);
-void outage_retry(struct schedule *s); /* the configuration has changed: probe now */
+void outage_retry(struct schedule *s);                /* the configuration has changed: probe now */
+void outage_ask(struct schedule *s, msec_t asked_at); /* as site_ask() */
 void outage_release(struct schedule *s);
 
 /* alone.c */

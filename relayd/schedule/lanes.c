@@ -92,6 +92,14 @@ lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at)
 }
 
 void
+lanes_ask(struct lanes *lanes, uint64_t hash)
+{
+    struct lane *lane = map_get(&lanes->map, span_of(&hash, sizeof(hash)));
+    if (lane != NULL)
+        lane->asked_at = clock_now(lanes->clock);
+}
+
+void
 lanes_again(struct lanes *lanes, uint64_t hash)
 {
     struct lane *lane = map_get(&lanes->map, span_of(&hash, sizeof(hash)));

@@ -28,6 +28,7 @@ struct lane {
     msec_t due_at;   /* wall: the earliest known */
     msec_t noted_at; /* wall: earliest noted while a page was being read; INT64_MAX none */
     msec_t again_at; /* wall: when those passed over are looked at again; INT64_MAX none */
+    msec_t asked_at; /* monotonic: when a verb last asked for a try now; 0: never */
     struct queue_due_key after; /* where the next page goes on; all zero: at the beginning */
     struct lane *due_next;
     unsigned n_passed;
@@ -52,6 +53,8 @@ void lanes_release(struct lanes *lanes);
 
 /* A recipient of this lane is due at `due_at`. */
 void lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at);
+/* A verb asks for another try now of recipients of this lane, which have been noted. */
+void lanes_ask(struct lanes *lanes, uint64_t hash);
 /* Those of this lane that were passed over are looked at again now, if there is the lane. */
 void lanes_again(struct lanes *lanes, uint64_t hash);
 /* Look into every lane now: a hold or suspension has ended. */

@@ -190,6 +190,13 @@ outage_retry(struct schedule *s)
         s->outage.probe_at = clock_now(s->clock);
 }
 
+void
+outage_ask(struct schedule *s, msec_t asked_at)
+{
+    if (s->outage.down_at <= asked_at)
+        outage_retry(s);
+}
+
 /* ---- down ---- */
 
 static void
@@ -254,7 +261,8 @@ go_down(struct schedule *s, const struct site *site, const struct outcome *outco
 
     o->failure = *outcome;
     o->tried_at = site->tried_at;
-    o->probe_at = clock_now(s->clock) + delay;
+    o->down_at = clock_now(s->clock);
+    o->probe_at = o->down_at + delay;
     o->prober = NULL;
     if (o->state == OUTAGE_NONE) {
         o->since_at = clock_wall(s->clock);

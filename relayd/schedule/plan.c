@@ -320,6 +320,8 @@ plan_deliver(struct schedule *s, struct rcpt *rcpt, const struct ways *ways,
                                         : direct_site(s, rcpt, tls, known);
         if (site == NULL)
             return;
+        if (rcpt->from_lane != NULL)
+            site_ask(site, rcpt->from_lane->asked_at);
         enum site_use use = site_usable(site);
         if (use == SITE_USE_YES) {
             rcpt_set_site(rcpt, site);

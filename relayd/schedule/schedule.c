@@ -266,6 +266,13 @@ schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t
     pages_more(s);
 }
 
+void
+schedule_retried(struct schedule *s, const struct queue_touched *touched, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        lanes_ask(&s->lanes, touched[i].lane);
+}
+
 bool
 schedule_in_hand(const struct schedule *s, uint64_t id, uint32_t no)
 {

@@ -166,6 +166,9 @@ void schedule_recorded(struct schedule *s, struct rcpt *rcpt, enum rcpt_fate fat
 /* A verb changed these recipients in the queue in transaction `txn`. */
 void
 schedule_touched(struct schedule *s, const struct queue_touched *touched, size_t n, uint64_t txn);
+/* The verb was a retry of these: whoever of them meets a site, or a route as a whole, that has been
+ * down since before is its probe. Called after schedule_touched(). */
+void schedule_retried(struct schedule *s, const struct queue_touched *touched, size_t n);
 /* Give up on a recipient that a list page shows: it gets `outcome` through record (which drops it
  * when the revision is another one by now), unless it is in a transaction or has just left. Returns
  * whether it was taken. */

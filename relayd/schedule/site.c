@@ -414,9 +414,21 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
     site->curable = s->env.ops->curable(s->env.arg, outcome, host);
     site->failures++;
     msec_t delay = probe_delay(site);
-    site->probe_at = clock_now(s->clock) + delay;
+    site->down_at = clock_now(s->clock);
+    site->probe_at = site->down_at + delay;
     site->state = SITE_DOWN;
     log_down(site, outcome, delay);
     links_quit(site);        /* the probe finds out anew */
     site_replan(site, NULL); /* another route, or back to the queue */
+}
+
+void
+site_ask(struct site *site, msec_t asked_at)
+{
+    if (asked_at == 0)
+        return;
+    if (outage_covers(site))
+        outage_ask(site->schedule, asked_at);
+    else if (site->state == SITE_DOWN && site->down_at <= asked_at)
+        site->probe_at = clock_now(site->schedule->clock);
 }

@@ -80,6 +80,17 @@ def test_retry_of_a_domain(parked):
     until(lambda: rcpts(node) == ["z@two.test"], what="the delivered ones to leave the queue")
 
 
+def test_retry_of_mail_for_a_host_that_is_back_sends_it_now(world):
+    mx = world.mx("dest.test", start=False)
+    node = world.node(config=WAITING)
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    node.log.wait(event="attempt", outcome="deferred")
+    mx.start()
+    assert "1" in node.ctl("queue", "retry", ident).stdout
+    assert mx.wait_mail().rcpts == ["b@dest.test"]
+    node.wait_empty()
+
+
 def test_hold_and_release_a_message(parked):
     node, one, two = parked
     two.behave()

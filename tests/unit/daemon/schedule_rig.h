@@ -731,6 +731,8 @@ rig_verb_done(struct store_op *op)
     struct rig_verb *v = CONTAINER_OF(op, struct rig_verb, op);
     assert_int_equal(op->code, ERR_OK);
     schedule_touched(r.schedule, v->touched, op->admin.n_touched, op->txn_id);
+    if (op->admin.change.verb == QUEUE_DEFER)
+        schedule_retried(r.schedule, v->touched, op->admin.n_touched);
     v->done = true;
 }
 

@@ -356,6 +356,37 @@ a_site_that_cannot_be_reached_is_probed_by_one(void **state)
 }
 
 static void
+a_retry_is_the_probe_of_its_own_site_once(void **state)
+{
+    (void)state;
+    struct outcome dead = path_failure("connection refused");
+    rig_schedule(DIRECT, MANY);
+    rig_settle();
+    r.defer_ms = HOUR;
+    uint64_t one = rig_accept_one("a@one.test");
+    rig_accept_one("b@two.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == 2);
+    conn_failed(conn_to("mx.one.test", RIG_OPENING), &dead);
+    conn_failed(conn_to("mx.two.test", RIG_OPENING), &dead);
+    rig_settle();
+    rig_pass(MINUTE, MINUTE);
+    assert_int_equal(rig_verb(one, QUEUE_DEFER), 1);
+    RIG_WAIT(r.n_conns == 3);
+    clock_step(r.clock, SECOND); /* it takes a moment to fail */
+    conn_failed(conn_to("mx.one.test", RIG_OPENING), &dead);
+    rig_settle();
+    /* It has been tried: what comes now waits for the next probe, and the other one for its own. */
+    rig_accept_one("c@one.test");
+    rig_settle();
+    assert_int_equal(r.n_conns, 3);
+    assert_int_equal(rig_stats().scheduled, 3);
+    r.auto_ready = r.auto_end = true;
+    assert_int_equal(rig_verb(0, QUEUE_DEFER), 3);
+    RIG_WAIT(rig_finished());
+    assert_int_equal(r.n_delivered, 3);
+}
+
+static void
 a_probe_whose_recipient_left_is_made_by_the_next(void **state)
 {
     (void)state;
@@ -402,6 +433,7 @@ main(int argc, char **argv)
         T(a_full_site_leaves_what_is_deferred_alone),
         T(slow_sites_leave_room_for_others),
         T(a_site_that_cannot_be_reached_is_probed_by_one),
+        T(a_retry_is_the_probe_of_its_own_site_once),
         T(a_probe_whose_recipient_left_is_made_by_the_next),
     };
     RUN_TESTS(tests);

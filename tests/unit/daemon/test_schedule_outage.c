@@ -411,6 +411,27 @@ a_reload_probes_at_once(void **state)
     assert_false(is_down());
 }
 
+static void
+a_retry_is_the_probe_of_the_route(void **state)
+{
+    (void)state;
+    start(DIRECT);
+    go_down();
+    uint64_t id = rig_accept_one(addresses[5]);
+    rig_settle();
+    rig_pass(10 * SECOND, SECOND); /* a minute is to go */
+    assert_int_equal(r.n_conns, 5);
+    assert_int_equal(rig_verb(id, QUEUE_DEFER), 1);
+    rig_pass(OUTAGE_GATHER_MS + SECOND, SECOND);
+    assert_int_equal(r.n_conns, 6);
+    conn_failed(the_probe(), &dead);
+    rig_pass(20 * SECOND, SECOND);
+    assert_int_equal(r.n_conns, 6); /* once */
+    rig_accept_one(addresses[5]);
+    rig_settle();
+    assert_int_equal(r.n_conns, 6);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -429,6 +450,7 @@ main(int argc, char **argv)
         T(a_probe_without_mail_is_followed_by_another),
         T(a_site_that_is_down_itself_may_be_the_probe),
         T(a_reload_probes_at_once),
+        T(a_retry_is_the_probe_of_the_route),
     };
     RUN_TESTS(tests);
 }
