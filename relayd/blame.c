@@ -147,14 +147,31 @@ finish(struct blame *b)
 }
 
 static void hold_next(struct blame *b);
+static void hold_slice(struct blame *b, uint64_t id, struct queue_key after);
 
+/* A message may have more recipients than one operation touches. */
 static void
 held(struct store_op *op)
 {
     struct blame *b = CONTAINER_OF(op, struct blame, op);
     if (op->code != ERR_OK)
         log_text(b->d->log, LOG_ERROR, "poison", "%s", op->err.text);
-    hold_next(b);
+    if (op->code == ERR_OK && op->admin.more)
+        hold_slice(b, op->admin.filter.id, op->admin.after);
+    else
+        hold_next(b);
+}
+
+static void
+hold_slice(struct blame *b, uint64_t id, struct queue_key after)
+{
+    b->op = (struct store_op){.kind = STORE_ADMIN, .done = held};
+    b->op.admin.filter.id = id;
+    b->op.admin.change.verb = QUEUE_HOLD;
+    b->op.admin.after = after;
+    b->op.admin.touched = b->touched;
+    b->op.admin.max = N_ELEMENTS(b->touched);
+    store_submit(b->d->store, &b->op);
 }
 
 static void
@@ -164,12 +181,7 @@ hold_next(struct blame *b)
         const struct row *row = &b->rows[b->next++];
         if (!row->fresh || row->id == 0 || row->count < BLAME_HOLD)
             continue;
-        b->op = (struct store_op){.kind = STORE_ADMIN, .done = held};
-        b->op.admin.filter.id = row->id;
-        b->op.admin.change.verb = QUEUE_HOLD;
-        b->op.admin.touched = b->touched;
-        b->op.admin.max = N_ELEMENTS(b->touched);
-        store_submit(b->d->store, &b->op);
+        hold_slice(b, row->id, (struct queue_key){0});
         return;
     }
     finish(b);

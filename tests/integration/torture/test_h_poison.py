@@ -100,6 +100,25 @@ def test_h06_message_that_crashes_delivery_is_retried_alone_and_held_at_the_thir
     assert node.queue()[0]["state"] == "held"
 
 
+def test_h06_every_recipient_of_a_blamed_message_is_held(world, node, promise):
+    promise("H06", CRASHES)
+    promise.case()
+    world.mx("dest.test")
+    node.write_config({"limits": {"recipients_per_message": 2000}})
+    node.start()
+    node.ctl("suspend", "direct", "--for", "1h")
+    node.submit("a@src.test", [f"u{i}@dest.test" for i in range(1500)],
+                mail.message(body="POISON-PILL\r\n"))
+    node.ctl("resume", "direct")
+    assert node.wait_exit() == DIED
+    for _ in range(2):
+        node.start(ready=False)
+        assert node.wait_exit() == DIED
+    node.start()
+    until(lambda: len(node.queue("--state", "held", "--limit", "2000")) == 1500, what="all held")
+    assert node.running()
+
+
 def test_h06_blamed_message_that_does_no_more_harm_is_delivered(world, node, promise):
     promise("H06", CRASHES)
     promise.case()
