@@ -7,8 +7,9 @@
  * the transport map has rules by MX or country: what such rules match (facts_domain_*).
  *
  * Bounded whatever the zone says: FACTS_TRY_HOSTS hosts are offered with FACTS_TRY_ADDRESSES
- * addresses each. FACTS_HOSTS_MAX hosts are looked at, and as many more only while none of them has
- * any address: our own limits make no mail fail. Loop thread only.
+ * addresses each, other ones when these have failed. FACTS_HOSTS_MAX hosts are looked at, and as
+ * many more only while none of them has any address: our own limits make no mail fail. Loop thread
+ * only.
  */
 #pragma once
 
@@ -123,6 +124,7 @@ struct facts_endpoints {
                         "" when none does. A hop: "" */
     size_t n;
     const struct facts_endpoint *list;
+    bool more; /* there are others than these */
     struct outcome outcome;
 };
 
@@ -140,6 +142,12 @@ facts_direct_start(struct facts *facts, const char *domain,
 struct facts_query *
 facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
                 void (*done)(void *arg, const struct facts_endpoints *e), void *arg);
+
+/* How long it is remembered which ones have failed: longer than from one retry to the next. */
+#define FACTS_TURN_KEEP_MS DAY
+/* All endpoints have failed, and there are more: the next look-up begins behind them. `key` as in
+ * struct facts_endpoints, or the hop's name. */
+void facts_next_turn(struct facts *facts, bool hop, const char *key);
 
 /* ---- SPF: facts_spf.c ---- */
 

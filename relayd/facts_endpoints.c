@@ -160,14 +160,20 @@ finish_direct(struct facts_query *q)
 {
     struct facts_endpoint list[ENDPOINTS_MAX];
     struct facts_endpoints e = {.list = list, .key = q->key};
-    size_t n_hosts = hosts_before_us(q), tried = 0;
+    const struct host_lookup *usable[FACTS_HOSTS_MAX];
+    size_t n_hosts = hosts_before_us(q), n_usable = 0, n_all = 0;
 
-    for (size_t i = 0; i < n_hosts && tried < FACTS_TRY_HOSTS; i++) {
-        size_t n = host_endpoints(q, &q->hosts[i], list + e.n);
-        e.n += n;
-        tried += n > 0;
+    for (size_t i = 0; i < n_hosts; i++) {
+        const struct host_lookup *h = &q->hosts[i];
+        if (h->n_all[0] + h->n_all[1] > 0)
+            usable[n_usable++] = h;
+        n_all += h->n_all[0] + h->n_all[1];
     }
+    size_t first = facts_first_host(q->turn, q->n_hosts, n_usable);
+    for (size_t i = 0; i < n_usable && i < FACTS_TRY_HOSTS; i++)
+        e.n += host_endpoints(q, usable[(first + i) % n_usable], list + e.n);
     e.ok = e.n > 0;
+    e.more = n_all > e.n;
     if (!e.ok && n_hosts == q->n_hosts && !any_temporary(q) && q->mx_next < q->n_mx_hosts) {
         next_hosts(q);
         return;
@@ -199,6 +205,7 @@ finish_hop(struct facts_query *q)
                                                       .implicit_tls = q->ports[p].implicit_tls,
                                                       .host = h->name};
     e.ok = e.n > 0;
+    e.more = h->n_all[0] > h->n_addresses[0] || h->n_all[1] > h->n_addresses[1];
     if (!e.ok) {
         outcome_set(&e.outcome, OUTCOME_DEFERRED, ORIGIN_DNS, "dns", "4.4.3",
                     "hop %s: no address for %s", q->hop, h->name);
@@ -244,16 +251,22 @@ static void
 take_addresses(struct host_lookup *h, int family, const struct dns_answer *answer)
 {
     const struct facts_query *q = h->query;
+    const struct ip *all[DNS_RECORDS_MAX];
+    size_t n = 0;
 
     h->temporary |= dns_status_temporary(answer->status);
     if (answer->status != DNS_OK)
         return;
-    for (size_t i = 0; i < answer->n_records; i++) {
+    for (size_t i = 0; i < answer->n_records && n < DNS_RECORDS_MAX; i++) {
         const struct ip *ip = &answer->records[i].ip;
         if (q->hop != NULL || take_address(h, ip))
-            if (h->n_addresses[family] < FACTS_TRY_ADDRESSES)
-                h->addresses[family][h->n_addresses[family]++] = *ip;
+            all[n++] = ip;
     }
+    size_t first = facts_first_address(q->turn, q->n_hosts, n);
+    for (size_t i = 0; i < n && i < FACTS_TRY_ADDRESSES; i++)
+        h->addresses[family][i] = *all[(first + i) % n];
+    h->n_addresses[family] = n < FACTS_TRY_ADDRESSES ? n : FACTS_TRY_ADDRESSES;
+    h->n_all[family] = n;
 }
 
 static void
@@ -351,6 +364,7 @@ on_direct_mx(void *arg, const struct dns_answer *mx)
         return;
     }
     snprintf(q->key, sizeof(q->key), "%s", site.key);
+    q->turn = facts_turn(q->facts, false, q->key);
     if (mx->status == DNS_NODATA) {
         add_host(q, q->domain, 0);
         ask_addresses(q);
@@ -434,6 +448,7 @@ facts_hop_start(struct facts *facts, const struct hop *hop, uint16_t first_port,
     struct facts_query *q = facts_query_new(facts, hop->address, arg);
     q->on_endpoints = done;
     q->hop = xstrdup(hop->name);
+    q->turn = facts_turn(facts, true, hop->name);
     take_ports(q, hop, first_port);
     if (hop->ip.family != 0) {
         char text[IP_TEXT_MAX];

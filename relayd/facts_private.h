@@ -11,7 +11,15 @@
 
 #define FACTS_OWN_ADDRESSES_MAX 256
 #define FACTS_TOLD_MAX 4096  /* domains remembered to have been told of; 32 KiB */
+#define FACTS_TURNS_MAX 4096 /* sites remembered by facts_next_turn(); 96 KiB */
 #define FACTS_NOTE_BYTES 400 /* of one such line: a few hosts and why; the rest is "..." */
+
+/* Of one site whose first addresses have failed. */
+struct facts_turn {
+    uint64_t site;   /* hash of its key */
+    msec_t until_at; /* monotonic */
+    unsigned turn;
+};
 
 struct facts {
     struct dns *dns;
@@ -22,6 +30,7 @@ struct facts {
     struct spf_cache *spf; /* NULL until the first look-up */
     struct map_seed told_seed;
     uint64_t told[FACTS_TOLD_MAX]; /* by domain: hash of it and of what was told; 0: nothing */
+    struct facts_turn turns[FACTS_TURNS_MAX]; /* by hash of the site's key */
 };
 
 /* What was left out of a domain's hosts. */
@@ -39,6 +48,13 @@ void facts_tell(struct facts *facts, enum log_level level, const char *event, co
                 unsigned kinds, const char *reason);
 void facts_told_forget(struct facts *facts);
 
+/* How often all addresses that were given of a site have failed; 0 for most. */
+unsigned facts_turn(struct facts *facts, bool hop, const char *key);
+/* Which of `n_usable` hosts, of `n_hosts` looked up, comes first in this turn, and which of `n`
+ * addresses of one family of a host. The others follow, the last one before the first. */
+size_t facts_first_host(unsigned turn, size_t n_hosts, size_t n_usable);
+size_t facts_first_address(unsigned turn, size_t n_hosts, size_t n);
+
 /* One host of a direct look-up and its two questions. */
 struct host_lookup {
     struct facts_query *query;
@@ -47,6 +63,7 @@ struct host_lookup {
     struct dns_query *asked[2]; /* A, AAAA */
     struct ip addresses[2][FACTS_TRY_ADDRESSES];
     size_t n_addresses[2];
+    size_t n_all[2]; /* of which they were taken */
     bool temporary, own;
 };
 
@@ -90,6 +107,7 @@ struct facts_query {
     struct host_lookup hosts[FACTS_HOSTS_MAX]; /* those looked up now */
     size_t n_hosts, n_open;
     char key[FACTS_SITE_KEY_MAX];
+    unsigned turn;
     unsigned dropped;            /* bits of enum facts_dropped */
     char note[FACTS_NOTE_BYTES]; /* which ones */
 };

@@ -78,6 +78,7 @@ struct site {
     struct outcome_kept *failure; /* of the last connection; NULL: it is up. Kept, because a backlog
                                      has very many sites */
     bool curable;                 /* by another route: the failure is one of the path or of ours */
+    bool more;                    /* there are other addresses than those it was given last */
     uint16_t port;                /* of a hop's ladder: what worked */
     msec_t used_at;               /* monotonic */
     size_t n_rcpts;               /* recipients whose `site` it is: it stays as long */

@@ -176,7 +176,7 @@ static void
 keep_family(const struct facts_endpoints *all, const struct site *site,
             struct facts_endpoint list[static FACTS_ENDPOINTS_MAX], struct facts_endpoints *ret)
 {
-    *ret = (struct facts_endpoints){.list = list, .key = all->key};
+    *ret = (struct facts_endpoints){.list = list, .key = all->key, .more = all->more};
     for (size_t i = 0; i < all->n && ret->n < FACTS_ENDPOINTS_MAX; i++)
         if (all->list[i].ip.family == site->family)
             list[ret->n++] = all->list[i];
@@ -222,6 +222,7 @@ on_endpoints(void *arg, const struct facts_endpoints *endpoints)
         return;
     }
     link->first = endpoints->list[0].ip;
+    site->more = endpoints->more;
     const struct schedule_target target = {
         .route = site->route,
         .hop = site_hop(site),
@@ -244,6 +245,7 @@ link_open(struct site *site)
     struct site_link *link = link_new(site);
 
     site->tried_at = clock_wall(s->clock);
+    site->more = false;
     if (hop != NULL) {
         link->facts = facts_hop_start(s->env.facts, hop, site->port, on_endpoints, link);
     } else {

@@ -413,6 +413,8 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
     site->failure = outcome_keep(outcome);
     site->curable = s->env.ops->curable(s->env.arg, outcome, host);
     site->failures++;
+    if (site->more && !outage_covers(site)) /* else it is not about these addresses */
+        facts_next_turn(s->env.facts, site_hop(site) != NULL, site->hosts);
     msec_t delay = probe_delay(site);
     site->down_at = clock_now(s->clock);
     site->probe_at = site->down_at + delay;

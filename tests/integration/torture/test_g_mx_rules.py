@@ -201,6 +201,24 @@ def test_g04_two_addresses_of_a_host_at_most(world, promise):
     assert sum(len(o.sessions) for o in others) <= 2
 
 
+def test_g04_what_the_first_attempts_leave_out_gets_its_turn(world, promise):
+    case = promise("G04", "hosts and addresses beyond the limits get their turn at a retry")
+    mx = world.remote("mx.one.test")
+    world.dns.remove("mx.one.test")
+    world.dns.a("mx.one.test", *[world.take() for _ in range(4)], mx.address)  # in this order
+    world.dns.mx("one.test", "mx.one.test")
+    for i in range(6):
+        world.remote(f"mx{i}.six.test", start=False)
+    seventh = world.remote("mx6.six.test")
+    world.dns.mx("six.test", *[f"mx{i}.six.test" for i in range(7)])
+    node = world.node(config={"queue": {"retry": {"intervals": ["1s"], "jitter": "0%"}}})
+    for remote, rcpt, attempts in ((mx, "b@one.test", 3), (seventh, "b@six.test", 2)):
+        case.case()
+        ident = node.submit("a@src.test", rcpt, mail.message())
+        remote.wait_mail(rcpt=rcpt)
+        assert len(node.log.wait(event="attempt", msg=ident, count=attempts)) == attempts
+
+
 def test_g06_changed_mx_is_honoured_at_the_retry(world, promise):
     promise("G06", "changed MX is honoured at the retry").case()
     old = world.mx("dest.test", "old.dest.test")

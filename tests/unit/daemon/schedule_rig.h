@@ -31,13 +31,14 @@
 /* What the name server says of one name instead of the usual. */
 struct rig_name {
     const char *name;
-    const char *mx[3]; /* in order of preference, 10, 20, 30 */
-    int rcode;         /* 0: fine, 2: SERVFAIL, 3: NXDOMAIN, -1: no answer at all */
-    uint32_t ttl_s;    /* 0: 0; only with mx */
-    bool no_address;   /* it is a host without A */
-    bool no_mx;        /* it is a domain without MX */
-    uint32_t ip, ip2;  /* its addresses; 0: some public one, and no second one */
-    uint8_t ip6[16];   /* its AAAA; zero: none */
+    const char *mx[FACTS_HOSTS_MAX + 1]; /* in order of preference, 10, 20, 30 ... */
+    int rcode;        /* 0: fine, 2: SERVFAIL, 3: NXDOMAIN, -1: no answer at all */
+    uint32_t ttl_s;   /* 0: 0; only with mx */
+    bool no_address;  /* it is a host without A */
+    bool no_mx;       /* it is a domain without MX */
+    uint32_t ip, ip2; /* its addresses; 0: some public one, and no second one */
+    unsigned n_more;  /* addresses behind `ip` and up from it */
+    uint8_t ip6[16];  /* its AAAA; zero: none */
     int asked;
 };
 
@@ -113,8 +114,8 @@ FIXTURE_UNUSED static struct rig_name *
 rig_mx(const char *domain, const char *host)
 {
     struct rig_name *n = rig_name(domain);
+    memset(n->mx, 0, sizeof(n->mx));
     n->mx[0] = host;
-    n->mx[1] = n->mx[2] = NULL;
     return n;
 }
 
@@ -131,7 +132,7 @@ rig_answer(struct dns_message *m, uint16_t id, const char *name, uint16_t type)
         if (n->rcode == 3)
             put_soa(m, "test", 60, 60);
     } else if (type == DNS_MX && n != NULL && n->mx[0] != NULL) {
-        for (unsigned i = 0; i < 3 && n->mx[i] != NULL; i++) /* "" is the root: null MX */
+        for (unsigned i = 0; n->mx[i] != NULL; i++) /* "" is the root: null MX */
             put_mx(m, name, n->ttl_s, 10 * (i + 1), n->mx[i]);
     } else if (type == DNS_MX && (n == NULL || !n->no_mx)) {
         snprintf(host, sizeof(host), "mx.%s", name);
@@ -140,6 +141,8 @@ rig_answer(struct dns_message *m, uint16_t id, const char *name, uint16_t type)
         put_a(m, name, 300, n != NULL && n->ip != 0 ? n->ip : 0xc6336401u + (uint32_t)strlen(name));
         if (n != NULL && n->ip2 != 0)
             put_a(m, name, 300, n->ip2);
+        for (unsigned i = 1; n != NULL && i <= n->n_more; i++)
+            put_a(m, name, 300, n->ip + i);
     } else if (type == DNS_AAAA && n != NULL && n->ip6[0] != 0) {
         put_aaaa(m, name, 300, n->ip6);
     } else {

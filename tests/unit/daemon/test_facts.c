@@ -1,5 +1,6 @@
 /* Which site serves a domain, and where it is reached (RFC 5321 section 5.1), by a name server on
  * loopback. */
+#include "relayd/facts_private.h"
 #include "tests/unit/daemon/schedule_rig.h"
 
 #define DIRECT "transport_map: [{default: true, route: direct}]\n"
@@ -7,7 +8,7 @@
 static struct {
     bool answered;
     struct facts_site site;
-    bool ok;
+    bool ok, more;
     size_t n;
     struct ip ips[FACTS_ENDPOINTS_MAX];
     uint16_t ports[FACTS_ENDPOINTS_MAX];
@@ -33,6 +34,7 @@ on_endpoints(void *arg, const struct facts_endpoints *e)
     got.answered = true;
     got.ok = e->ok;
     got.n = e->n;
+    got.more = e->more;
     got.outcome = e->outcome;
     snprintf(got.key, sizeof(got.key), "%s", e->key);
     for (size_t i = 0; i < e->n; i++) {
@@ -291,6 +293,130 @@ a_hop_is_tried_on_every_port_the_last_good_one_first(void **state)
     assert_non_null(strstr(got.outcome.text, "hop us"));
 }
 
+/* ---- more of them than an attempt tries ---- */
+
+/* The addresses of each host by 1.. in the order of the zone: "third/2" is its 198.51.100.2. */
+static bool
+was_given(const char *host, unsigned last_byte)
+{
+    for (size_t i = 0; i < got.n; i++)
+        if (strcmp(got.hosts[i], host) == 0 && got.ips[i].bytes[3] == last_byte)
+            return true;
+    return false;
+}
+
+static void
+hop(void)
+{
+    memset(&got, 0, sizeof(got));
+    facts_hop_start(r.facts, &r.config->hops[0], 0, on_endpoints, &got);
+    wait_answer();
+}
+
+static void
+each_address_of_a_host_gets_its_turn(void **state)
+{
+    (void)state;
+    static const unsigned turns[] = {0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5}; /* that n addresses take */
+    static const uint8_t six[16] = {0x20, 0x01, 0x0d, 0xb8, [15] = 1};
+    configure("hops: {us: {address: 'us.example:25'}}\n" DIRECT);
+    for (int by_hop = 0; by_hop < 2; by_hop++) {
+        struct rig_name *n = rig_name(by_hop ? "us.example" : "mx.one.test");
+        for (unsigned n_addresses = 1; n_addresses < N_ELEMENTS(turns); n_addresses++) {
+            bool given[N_ELEMENTS(turns)] = {false};
+            n->ip = 0xc6336401;
+            n->n_more = n_addresses - 1;
+            dns_flush(r.dns);
+            facts_set_config(r.facts, r.config);
+            for (unsigned t = 0; t < turns[n_addresses]; t++) {
+                by_hop ? hop() : direct("one.test");
+                assert_int_equal(got.n, n_addresses < 2 ? 1 : 2);
+                assert_int_equal(got.more, n_addresses > 2);
+                assert_true(t > 0 || was_given(got.hosts[0], 1)); /* in order at first */
+                for (unsigned a = 1; a <= n_addresses; a++)
+                    given[a] |= was_given(got.hosts[0], a);
+                facts_next_turn(r.facts, by_hop, by_hop ? "us" : got.key);
+            }
+            for (unsigned a = 1; a <= n_addresses; a++)
+                if (!given[a])
+                    fail_msg("address %u of %u was never given", a, n_addresses);
+            clock_step(r.clock, FACTS_TURN_KEEP_MS); /* forgotten */
+        }
+        /* With IPv6 besides, a host gets one of each family. */
+        n->n_more = 3;
+        memcpy(n->ip6, six, sizeof(six));
+        dns_flush(r.dns);
+        bool given[5] = {false};
+        for (int t = 0; t < 4; t++) {
+            by_hop ? hop() : direct("one.test");
+            assert_int_equal(got.n, by_hop ? 3 : 2);
+            assert_int_equal(got.ips[0].family, 4);
+            assert_int_equal(got.ips[got.n - 1].family, 6);
+            given[got.ips[0].bytes[3]] = true;
+            facts_next_turn(r.facts, by_hop, by_hop ? "us" : got.key);
+        }
+        assert_true(given[1] && given[2] && given[3] && given[4]);
+    }
+}
+
+static void
+each_host_gets_its_turn(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"a.x.test", "b.x.test", "c.x.test", "d.x.test",
+                                        "e.x.test", "f.x.test", "g.x.test"};
+    struct rig_name *n = rig_mx("one.test", NULL);
+    memcpy(n->mx, hosts, sizeof(hosts));
+    rig_name("b.x.test")->no_address = true;
+    rig_mx("two.test", "a.x.test")->mx[1] = "c.x.test";
+    configure(DIRECT);
+    direct("one.test");
+    assert_int_equal(got.n, 5);
+    assert_true(got.more);
+    assert_string_equal(got.hosts[0], "a.x.test");
+    assert_string_equal(got.hosts[4], "f.x.test");
+    facts_next_turn(r.facts, false, got.key);
+    direct("one.test");
+    assert_int_equal(got.n, 5);
+    assert_string_equal(got.hosts[0], "g.x.test");
+    assert_string_equal(got.hosts[1], "a.x.test");
+    direct("two.test"); /* another site */
+    assert_string_equal(got.hosts[0], "a.x.test");
+    assert_false(got.more);
+    direct("one.test"); /* it has taken nobody's place */
+    assert_string_equal(got.hosts[0], "g.x.test");
+    clock_step(r.clock, FACTS_TURN_KEEP_MS);
+    direct("one.test");
+    assert_string_equal(got.hosts[0], "a.x.test");
+}
+
+/* However many hosts and addresses there are: each pair is given within a few turns. */
+static void
+every_pair_of_host_and_address_gets_its_turn(void **state)
+{
+    (void)state;
+    for (size_t n_hosts = 1; n_hosts <= FACTS_HOSTS_MAX; n_hosts++) {
+        for (size_t n_usable = 1; n_usable <= n_hosts; n_usable++) {
+            for (size_t n = 1; n <= 9; n++) {
+                bool first[FACTS_HOSTS_MAX][9] = {{false}};
+                size_t n_first = 0, turns = (n_hosts + FACTS_TRY_HOSTS - 1) / FACTS_TRY_HOSTS * n;
+                for (unsigned t = 0; t < turns; t++) {
+                    size_t host = facts_first_host(t, n_hosts, n_usable);
+                    size_t address = facts_first_address(t, n_hosts, n);
+                    assert_true(host < n_usable && address < n);
+                    for (size_t i = 0; i < FACTS_TRY_HOSTS && i < n_usable; i++)
+                        first[(host + i) % n_usable][address] = true;
+                }
+                for (size_t h = 0; h < n_usable; h++)
+                    for (size_t a = 0; a < n; a++)
+                        n_first += first[h][a];
+                if (n_first != n_usable * n)
+                    fail_msg("%zu hosts, %zu of them with %zu addresses", n_hosts, n_usable, n);
+            }
+        }
+    }
+}
+
 static void
 what_is_cancelled_never_answers(void **state)
 {
@@ -324,6 +450,9 @@ main(int argc, char **argv)
         T(addresses_that_are_not_of_the_internet_hide_no_others),
         T(an_address_in_brackets_needs_no_dns),
         T(a_hop_is_tried_on_every_port_the_last_good_one_first),
+        T(each_address_of_a_host_gets_its_turn),
+        T(each_host_gets_its_turn),
+        T(every_pair_of_host_and_address_gets_its_turn),
         T(what_is_cancelled_never_answers),
     };
     RUN_TESTS(tests);

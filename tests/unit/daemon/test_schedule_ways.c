@@ -261,6 +261,40 @@ rules_reject_hold_and_discard(void **state)
     assert_int_equal(r.n_conns, 0);
 }
 
+static void
+the_retry_begins_behind_the_addresses_that_failed(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"mx.one.test", "jp.example"};
+    struct outcome dead = path_failure("connection refused");
+    for (size_t i = 0; i < N_ELEMENTS(hosts); i++) {
+        struct rig_name *n = rig_name(hosts[i]);
+        n->ip = 0xc6336401;
+        n->n_more = 2;
+    }
+    start(HOPS "transport_map: [{domains: [two.test], route: jp}, {default: true, route: "
+               "direct}]\n",
+          MANY);
+    for (int by_hop = 0; by_hop < 2; by_hop++) {
+        size_t n = r.n_conns;
+        rig_accept_one(by_hop ? "a@two.test" : "a@one.test");
+        RIG_WAIT(r.n_conns == n + 1);
+        assert_int_equal(r.conns[n]->ip.bytes[3], 1);
+        conn_failed(r.conns[n], &dead);
+        rig_pass(10 * MINUTE, MINUTE);
+        assert_int_equal(r.n_conns, n + 2);
+        assert_int_equal(r.conns[n + 1]->ip.bytes[3], 3);
+        conn_ready(r.conns[n + 1]);
+        RIG_WAIT(r.conns[n + 1]->state == RIG_BUSY);
+        conn_end(r.conns[n + 1], &r.end, false);
+        conn_closed(r.conns[n + 1]);
+        rig_pass(HOUR, MINUTE); /* the site is forgotten, what has failed is not */
+        rig_accept_one(by_hop ? "b@two.test" : "b@one.test");
+        RIG_WAIT(r.n_conns == n + 3);
+        assert_int_equal(r.conns[n + 2]->ip.bytes[3], 3);
+    }
+}
+
 /* ---- by facts of the domain ---- */
 
 #define BY_MX                                                           \
@@ -862,6 +896,7 @@ main(int argc, char **argv)
         T(trouble_after_mail_takes_the_hop_down_with_all_its_connections),
         T(the_route_that_is_wanted_goes_first_unless_it_is_fenced),
         T(rules_reject_hold_and_discard),
+        T(the_retry_begins_behind_the_addresses_that_failed),
         T(the_fallback_is_taken_though_what_chose_it_has_run_out),
         T(after_a_reload_a_route_may_be_left_until_facts_say_no),
         T(a_plan_asks_so_often_and_no_more),
