@@ -356,6 +356,26 @@ hex_value(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
+void
+utf8_addr_to_ascii(struct span text, struct strbuf *out)
+{
+    const char *p = text.p, *end = text.p + text.n;
+
+    while (p < end) {
+        size_t n = utf8_length(p, end);
+        if (n < 2) {
+            strbuf_add_byte(out, n == 1 ? *p : '?');
+            p++;
+            continue;
+        }
+        unsigned value = (unsigned char)*p & (0x7fu >> n);
+        for (size_t i = 1; i < n; i++)
+            value = value << 6 | ((unsigned char)p[i] & 0x3fu);
+        strbuf_printf(out, "\\x{%X}", value);
+        p += n;
+    }
+}
+
 bool
 xtext_decode(struct span text, struct strbuf *out)
 {

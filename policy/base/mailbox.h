@@ -73,6 +73,10 @@ void mailbox_local_plain(const struct mailbox *m, struct strbuf *out);
 /* Is `text` valid UTF-8 (no overlong forms, no surrogates, at most U+10FFFF)? */
 bool mailbox_utf8_valid(struct span text);
 
+/* Append `text`, valid UTF-8, in ASCII: each other character as "\x{HEX}" (utf-8-addr-xtext of
+ * RFC 6533 section 3). */
+void utf8_addr_to_ascii(struct span text, struct strbuf *out);
+
 /*
  * Decode xtext and append it to `out`. False, with `out` as it was, when a "+" has no two
  * upper-case hexadecimal digits behind it, when a byte must not stand there ("=", white space,

@@ -97,7 +97,8 @@ struct deliver_target {
 
 struct deliver_rcpt {
     struct span address; /* local@domain without <>, domain in A-labels */
-    struct span orcpt;   /* "rfc822;xtext" as it goes on the wire; empty: none */
+    struct span orcpt;   /* "rfc822;xtext" as it goes on the wire, or "utf-8;" and an address, which
+                            goes in ASCII behind a MAIL without SMTPUTF8; empty: none */
     uint8_t notify;      /* DELIVER_NOTIFY_*; 0: not given */
 };
 #define DELIVER_NOTIFY_NEVER 1

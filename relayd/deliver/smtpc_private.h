@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#define SMTPC_ORCPT_MAX 500 /* octets of an ORCPT (RFC 3461 section 4.2) */
+
 #include "relayd/deliver/smtpc.h"
 
 /* One value per thing that a reply can answer. */

@@ -14,6 +14,7 @@
  */
 #include "relayd/deliver/smtpc_private.h"
 
+#include "policy/base/mailbox.h"
 #include "policy/base/mem.h"
 
 #include <assert.h>
@@ -222,16 +223,29 @@ notify_format(unsigned notify, char *buf, size_t size)
     assert(n < size);
 }
 
+/* The ORCPT as this transaction can say it; left out when it grew too long. `ascii` holds it. */
+static struct span
+orcpt_of(const struct smtpc *s, const struct deliver_rcpt *rcpt, struct strbuf *ascii)
+{
+    if (!s->offers.dsn || rcpt->orcpt.n == 0)
+        return SPAN_NONE;
+    if (s->txn->needs_smtputf8)
+        return rcpt->orcpt;
+    utf8_addr_to_ascii(rcpt->orcpt, ascii);
+    return ascii->n <= SMTPC_ORCPT_MAX ? strbuf_span(ascii) : SPAN_NONE;
+}
+
 static void
 send_rcpt(struct smtpc *s, size_t i)
 {
     const struct deliver_rcpt *rcpt = &s->txn->rcpts[i];
+    CLEANUP(strbuf_release) struct strbuf ascii = STRBUF_INIT;
+    struct span orcpt = orcpt_of(s, rcpt, &ascii);
     char notify[48] = "";
-    bool orcpt = s->offers.dsn && rcpt->orcpt.n > 0;
     if (s->offers.dsn)
         notify_format(rcpt->notify, notify, sizeof(notify));
     smtpc_send(s, CMD_RCPT, i, "RCPT TO:<%.*s>%s%s%.*s", SPAN_ARG(rcpt->address), notify,
-               orcpt ? " ORCPT=" : "", SPAN_ARG(orcpt ? rcpt->orcpt : SPAN_NONE));
+               orcpt.n > 0 ? " ORCPT=" : "", SPAN_ARG(orcpt));
 }
 
 /* The next recipient to ask in this group, or SIZE_MAX. */

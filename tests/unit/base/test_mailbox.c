@@ -274,6 +274,28 @@ test_utf8_is_checked_to_the_letter(void **state)
         assert_false(mailbox_utf8_valid(span_str(bad[i])));
 }
 
+static void
+test_utf8_goes_into_ascii_by_code_points(void **state)
+{
+    (void)state;
+    static const char *const pairs[][2] = {
+        {"", ""},
+        {"utf-8;a@b.test", "utf-8;a@b.test"},
+        {"utf-8;\\x{2B}@b", "utf-8;\\x{2B}@b"},
+        {"utf-8;用户@b.test", "utf-8;\\x{7528}\\x{6237}@b.test"},
+        {"\xc2\xa0\xdf\xbf", "\\x{A0}\\x{7FF}"},
+        {"\xe0\xa0\x80\xef\xbf\xbd", "\\x{800}\\x{FFFD}"},
+        {"\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", "\\x{10000}\\x{10FFFF}"},
+        {"\xffz", "?z"},
+    };
+    for (size_t i = 0; i < N_ELEMENTS(pairs); i++) {
+        CLEANUP(strbuf_release) struct strbuf out = STRBUF_INIT;
+        strbuf_add_str(&out, "=");
+        utf8_addr_to_ascii(span_str(pairs[i][0]), &out);
+        assert_string_equal(out.p + 1, pairs[i][1]);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -288,6 +310,7 @@ main(int argc, char **argv)
         cmocka_unit_test(test_xtext_brings_no_control_characters),
         cmocka_unit_test(test_xtext_comes_back_as_it_was),
         cmocka_unit_test(test_utf8_is_checked_to_the_letter),
+        cmocka_unit_test(test_utf8_goes_into_ascii_by_code_points),
     };
 
     if (argc > 1)
