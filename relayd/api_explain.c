@@ -197,6 +197,12 @@ explain_get(struct control_call *call, void *arg)
         free(e);
         return;
     }
+    struct ip ip;
+    if (e->domain[0] == '[' && !facts_literal(e->domain, &ip)) {
+        control_error(call, ERR_INVAL, "recipient: %s is no address literal", e->domain);
+        free(e);
+        return;
+    }
     e->api = api;
     e->call = call;
     e->settings = daemon_settings_take(api->d);

@@ -290,9 +290,18 @@ tell_delivery(struct explain *e, const struct ways *ways)
     explain_next(e, ways);
 }
 
+/* Does RCPT refuse the recipient's address literal, before the map is asked? */
+static bool
+literal_refused(const struct explain *e)
+{
+    struct ip ip;
+    return facts_literal(e->domain, &ip) && facts_literal_refused(e->api->d->facts, &ip);
+}
+
 void
 explain_tell(struct explain *e, const struct facts_domain *facts, const struct ways *ways)
 {
+    static const struct ways none;
     struct route_query query = e->query;
     struct route_decision decision;
 
@@ -302,7 +311,14 @@ explain_tell(struct explain *e, const struct facts_domain *facts, const struct w
     api_add_span(e->json, "sender", span_str(e->sender));
     cJSON_AddItemToObject(e->json, "steps", e->steps);
     query.facts = facts == NULL ? NULL : &facts->route;
-    route_explain(e->settings->config, &query, &decision, on_rule, e);
+    if (literal_refused(e)) {
+        explain_step(e, "%s is refused before the map is asked", e->domain);
+        decision =
+            (struct route_decision){.action = ROUTE_REJECT, .text = SPAN(ACCEPT_LITERAL_REPLY)};
+        ways = &none;
+    } else {
+        route_explain(e->settings->config, &query, &decision, on_rule, e);
+    }
     add_facts(e, facts);
     add_decision(e, &decision);
     add_order(e, ways);

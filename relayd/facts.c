@@ -87,6 +87,12 @@ facts_is_here(const struct facts *facts, const struct ip *ip)
 }
 
 bool
+facts_literal_refused(const struct facts *facts, const struct ip *ip)
+{
+    return facts_is_here(facts, ip) || ip_is_special(ip);
+}
+
+bool
 facts_is_own(const struct facts *facts, const struct ip *ip, uint16_t port)
 {
     const struct config *config = facts->config;

@@ -190,3 +190,9 @@ bool facts_is_here(const struct facts *facts, const struct ip *ip);
 
 /* Is this one of our own listeners? */
 bool facts_is_own(const struct facts *facts, const struct ip *ip, uint16_t port);
+
+/* The address in an address literal with its brackets. */
+bool facts_literal(const char *domain, struct ip *ret);
+/* No client's mail is taken for a literal of this address: it is our own, or not one of the
+ * Internet. */
+bool facts_literal_refused(const struct facts *facts, const struct ip *ip);

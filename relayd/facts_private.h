@@ -116,9 +116,6 @@ struct facts_query {
 struct facts_query *facts_query_new(struct facts *facts, const char *domain, void *arg);
 void facts_query_free(struct facts_query *q);
 
-/* The address in an address literal with its brackets. */
-bool facts_literal(const char *domain, struct ip *ret);
-
 /* What an MX answer says of the site; false in ret->ok with an outcome when it serves none. */
 void
 facts_site_from_answer(const char *domain, const struct dns_answer *mx, struct facts_site *ret);

@@ -33,15 +33,6 @@ rcpt_of(const struct verdict *v)
     return v->decoded != NULL ? v->decoded : v->req->rcpt;
 }
 
-static bool
-literal_refused(const struct daemon *d, const struct ip *ip)
-{
-    const struct config *config = d->settings->config;
-    if (facts_is_own(d->facts, ip, config->direct.port))
-        return true;
-    return ip_is_special(ip) && !config->direct.allow_private;
-}
-
 static void
 decide(const struct verdict *v, const struct route_facts *facts, struct route_decision *ret)
 {
@@ -152,8 +143,8 @@ verdict_rcpt(void *daemon, struct accept_rcpt_request *req)
     if (!verdict_srs(v.d, req, &v.decoded))
         return;
     const struct ip *literal = &rcpt_of(&v)->literal;
-    if (literal->family != 0 && literal_refused(v.d, literal)) {
-        refuse(&v, SPAN("550 5.1.2 mail is not delivered to this address"));
+    if (literal->family != 0 && facts_literal_refused(v.d->facts, literal)) {
+        refuse(&v, SPAN(ACCEPT_LITERAL_REPLY));
         return;
     }
     decide(&v, NULL, &decision);

@@ -60,6 +60,9 @@ struct accept_rcpt {
     struct span orcpt;  /* "rfc822;" and xtext as given, valid; or "" */
 };
 
+/* To a literal of our own address, or of one that is not on the Internet. */
+#define ACCEPT_LITERAL_REPLY "550 5.1.2 no mail is taken for this address literal"
+
 /* What became of the bytes, known when the message has ended. */
 struct accept_body {
     uint64_t size_bytes;     /* of the message as handed on */

@@ -307,7 +307,7 @@ verb_rcpt(struct smtpd *s, struct span arg)
     if (!s->client.trusted && !stranger_may_ask(s, span_str(domain)))
         return;
     if (!literal_allowed(s, &literal))
-        refuse(s, "550 5.1.2 no mail is taken for this address literal");
+        refuse(s, ACCEPT_LITERAL_REPLY);
     else if (!settled_by_number(s))
         s->want = SMTPD_WANT_VERDICT;
 }

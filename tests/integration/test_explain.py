@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from rig import mail
 from rig.wait import PATIENCE, until
 
@@ -71,6 +73,23 @@ def test_waits_where_the_daemon_waits_although_another_route_is_open(world):
     until(lambda: [i for i in node.queue() if i["id"] == second and i["due_at"] == told["next_at"]],
           what="the recipient to wait for the site's probe")
     assert not hop.mails
+
+
+@pytest.mark.parametrize("literal", ["[10.1.2.3]", "[0.0.0.1]", "[IPv6:fd00::1]", "[192.0.2.11]"])
+def test_address_literal_is_told_as_rcpt_answers_it(world, literal):
+    node = world.node()
+    with node.client() as client:
+        client.ehlo()
+        client.mail("a@src.test")
+        answer = client.rcpt(f"b@{literal}")
+    told = node.ctl_json("explain", f"b@{literal}")
+    if literal == "[192.0.2.11]":
+        assert answer.code == 250 and told["next"] == "would go at once by route direct"
+    else:
+        assert answer.code == 550 and told["next"] == f"reject: {answer}"
+        assert told["action"] == "reject" and told["route"] is None
+    done = node.ctl("explain", "b@[10.1.2]", check=False)
+    assert done.returncode != 0 and "[10.1.2] is no address literal" in done.stderr
 
 
 def test_map_that_refuses_is_told_with_its_reply(world):
