@@ -26,6 +26,7 @@
 
 #define CONFIG_ROUTES_MAX 64 /* direct and 63 hops: a set of routes is one word */
 #define CONFIG_RULES_MAX 4096
+#define CONFIG_RESOLVERS_MAX 16
 #define CONFIG_PORTS_MAX 8 /* of one hop's ladder */
 
 struct arena;

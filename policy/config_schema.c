@@ -181,11 +181,11 @@ const struct option config_schema[] = {
     OPTION("resolver", OPT_SECTION, NULL, NULL, "DNS."),
     OPTION("resolver.servers", OPT_SERVERS, NULL, "[127.0.0.1:53]",
            "Servers to ask; without a port it is 53. Default: those of /etc/resolv.conf.",
-           IN_CONFIG_LIST(resolver.servers, resolver.n_servers), RANGE(1, 16)),
+           IN_CONFIG_LIST(resolver.servers, resolver.n_servers), RANGE(1, CONFIG_RESOLVERS_MAX)),
     OPTION("resolver.timeout", OPT_DURATION, "5s", NULL, "Of one query to one server.",
            TOP(resolver.timeout_ms), RANGE(10, 60 * SECOND)),
     OPTION("resolver.cache_max", OPT_NUMBER, "100000", NULL, "Answers kept.",
-           TOP(resolver.cache_max), RANGE(0, 10000000)),
+           TOP(resolver.cache_max), RANGE(1, 10000000)),
 
     OPTION("timeouts", OPT_SECTION, NULL, NULL,
            "Of a delivery (RFC 5321 section 4.5.3.2); each covers a whole reply."),

@@ -38,13 +38,12 @@ daemon_log_problems(struct daemon *d, const struct config_problems *problems)
 void
 daemon_dns_config(const struct config *config, struct net_addr *servers, struct dns_config *ret)
 {
-    size_t n =
-        config->resolver.n_servers < DNS_SERVERS_MAX ? config->resolver.n_servers : DNS_SERVERS_MAX;
-    for (size_t i = 0; i < n; i++)
+    static_assert(CONFIG_RESOLVERS_MAX <= DNS_SERVERS_MAX, "none is left out");
+    for (size_t i = 0; i < config->resolver.n_servers; i++)
         servers[i] =
             (struct net_addr){config->resolver.servers[i].ip, config->resolver.servers[i].port};
     *ret = (struct dns_config){.servers = servers,
-                               .n_servers = n,
+                               .n_servers = config->resolver.n_servers,
                                .timeout_ms = config->resolver.timeout_ms,
                                .cache_max = config->resolver.cache_max};
 }

@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DNS_SERVERS_MAX 8
+#define DNS_SERVERS_MAX 16
 /* For each server. Three questions a domain: 640 domains a second of a resolver that takes 200 ms.
  * With more, answers that come at once do not fit the socket's buffer, nor do questions that the
  * resolver has not read (then sending fails). */

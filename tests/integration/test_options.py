@@ -258,6 +258,16 @@ def test_second_resolver_is_asked_when_the_first_is_dead(world):
     mx.wait_mail()
 
 
+def test_sixteenth_resolver_is_asked_when_all_others_are_dead(world):
+    mx = world.mx("dest.test")
+    dead = [f"{world.take()}:53" for _ in range(15)]
+    node = world.node(config={"resolver": {"servers": [*dead, world.dns.server],
+                                           "timeout": "50ms"}})
+    ident = node.submit("a@src.test", "b@dest.test", mail.message())
+    mx.wait_mail()
+    assert node.log.wait(event="attempt", msg=ident)["outcome"] == "delivered"
+
+
 def test_resolver_changes_at_reload(world):
     mx = world.mx("dest.test")
     node = world.node(config={

@@ -484,6 +484,12 @@ wrong_values(void **state)
          "c.yaml:4:17: local_domains: \"*.a\": the domain name has a character"},
         {"resolver: {servers: [dns.example]}\n",
          "c.yaml:4:22: resolver.servers: \"dns.example\": no IP address"},
+        {"resolver: {servers: [127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, "
+         "127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, 127.0.0.1, "
+         "127.0.0.1, 127.0.0.1, 127.0.0.1]}\n",
+         "c.yaml:4:21: resolver.servers: a list of 17"},
+        {"resolver: {cache_max: 0}\n", "c.yaml:4:23: resolver.cache_max: \"0\" is out of range, "
+                                       "expected a number from 1 to 10000000"},
         {"dkim: [{domains: [a.b], key_file: key.pem, selector: 'a..b'}]\n",
          "c.yaml:4:54: dkim[0].selector: \"a..b\" is no selector"},
         {"dkim: [{domains: [], key_file: key.pem}]\n", "c.yaml:4:18: dkim[0].domains: a list of 0"},
