@@ -4,6 +4,7 @@
  *   pages.c     into hand and out again             plan.c   recipients to sites
  *   ways.c      the routes of a recipient, in order reroute.c  away from a route that failed
  *   site.c      sites and their ready lists         pump.c   what a site does next
+ *   share.c     how many may wait at a site
  *   link.c      one connection of a site            pause.c  suspensions and held domains
  *   alone.c     what was in hand at a crash         outage.c  the direct route as a whole
  *   pin.c       domains pinned to a route           info.c   what is told of the sites
@@ -154,6 +155,7 @@ struct schedule {
     struct pending *pending, **pending_tail; /* attempts gathered in this tick */
     struct deferred pending_flush;
     size_t n_ready, n_recording;
+    size_t n_slow; /* sites, at the last sweep */
     struct outage outage;
 };
 
@@ -206,11 +208,21 @@ struct site_trouble {
 struct site_trouble site_trouble(const struct site *site);
 msec_t site_backoff(unsigned failures); /* until a probe: 1 m doubling to 30 m */
 bool site_suspended(const struct site *site);
+const struct pause *site_pause(const struct site *site); /* of it or its route; NULL: none */
 const struct hop *site_hop(const struct site *site);
 struct config_shape site_shape(const struct site *site);
 void sites_sweep(struct schedule *s, bool all);
 
 void rcpt_set_site(struct rcpt *rcpt, struct site *site); /* or NULL */
+
+/* share.c */
+bool site_full(const struct site *site);
+/* There is no room for it: back to where it came from. It may be gone when this returns. */
+void site_overflow(struct site *site, struct rcpt *rcpt);
+/* One has left: is there room again for those that were passed over? */
+void site_lanes_back(struct site *site);
+/* If the hand is crowded, give back what is beyond its share. Whether it is slow. */
+bool site_shed(struct site *site);
 
 /* link.c */
 void link_open(struct site *site);
@@ -238,6 +250,8 @@ void attempts_release(struct schedule *s);
 
 /* postpone.c: back to the queue's schedule at `due_at`, no attempt counted. */
 void postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at);
+/* It is due, but its lane is not read for its sake before `look_at` (wall), or a rescan. */
+void postpone_asleep(struct schedule *s, struct rcpt *rcpt, msec_t due_at, msec_t look_at);
 
 /* outage.c */
 bool site_is_direct(const struct site *site);

@@ -6,7 +6,8 @@
  *    hold:DOMAIN       -> the reason
  *
  * Recipients of a suspended or held domain stay in the queue and are not taken in hand (those that
- * are in a transaction finish it); those of a suspended site or route wait in its ready list.
+ * are in a transaction finish it); those of a suspended site or route wait in its ready list, while
+ * the hand has room for them.
  */
 #include "relayd/schedule/internal.h"
 

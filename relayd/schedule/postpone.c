@@ -17,6 +17,7 @@ struct postponed {
     size_t n;
     struct rcpt *rcpts[POSTPONE_MAX];
     struct queue_change changes[POSTPONE_MAX];
+    msec_t look_at[POSTPONE_MAX];
 };
 
 static void
@@ -31,7 +32,7 @@ postponed_done(struct store_op *op)
         if (op->code != ERR_OK)
             log_text(s->env.log, LOG_ERROR, "postpone", "%s: %s", p->rcpts[i]->msg->id_text,
                      op->err.text);
-        schedule_recorded(s, p->rcpts[i], stored ? FATE_DEFERRED : FATE_CHANGED, change->due_at,
+        schedule_recorded(s, p->rcpts[i], stored ? FATE_DEFERRED : FATE_CHANGED, p->look_at[i],
                           op->txn_id);
     }
     free(p);
@@ -54,7 +55,7 @@ postponed_flush(struct deferred *d)
 }
 
 void
-postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at)
+postpone_asleep(struct schedule *s, struct rcpt *rcpt, msec_t due_at, msec_t look_at)
 {
     if (s->postponed == NULL) {
         s->postponed = xcalloc(1, sizeof(*s->postponed));
@@ -65,6 +66,7 @@ postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at)
     rcpt->stage = STAGE_RECORDING;
     s->n_recording++;
     p->rcpts[p->n] = rcpt;
+    p->look_at[p->n] = look_at;
     p->changes[p->n++] =
         (struct queue_change){.id = rcpt->key.id,
                               .no = (uint32_t)rcpt->key.no,
@@ -75,4 +77,10 @@ postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at)
                               .attempts = span_of(rcpt->attempts, rcpt->attempts_bytes)};
     if (p->n == POSTPONE_MAX)
         postponed_flush(&s->flush);
+}
+
+void
+postpone_rcpt(struct schedule *s, struct rcpt *rcpt, msec_t due_at)
+{
+    postpone_asleep(s, rcpt, due_at, due_at);
 }

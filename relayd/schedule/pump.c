@@ -95,24 +95,15 @@ on_timer(void *arg)
     site_pump(arg);
 }
 
-static msec_t
-suspended_for(const struct site *site)
-{
-    const struct schedule *s = site->schedule;
-    const struct pause *p = schedule_paused(s, PAUSE_SITE, span_str(site->name));
-    if (p == NULL)
-        p = schedule_paused(s, PAUSE_ROUTE, span_str(site->route));
-    return p == NULL ? 0 : p->until_at - clock_wall(s->clock);
-}
-
 /* The next moment at which something may begin here, as far as the clock decides it. */
 static bool
 pump_may(struct site *site, msec_t now)
 {
     struct clock *clock = site->schedule->clock;
 
-    if (site_suspended(site)) {
-        timer_set(clock, &site->timer, suspended_for(site), on_timer, site);
+    const struct pause *pause = site_pause(site);
+    if (pause != NULL) {
+        timer_set(clock, &site->timer, pause->until_at - clock_wall(clock), on_timer, site);
         return false;
     }
     if (site->state == SITE_DOWN && now < site->probe_at && !outage_covers(site)) {

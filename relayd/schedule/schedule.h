@@ -26,6 +26,12 @@
 #define SITE_SLOW_MS (3 * SECOND)
 #define SITE_READY_SHARE 4 /* a quarter of it */
 #define SITE_READY_MIN 100 /* but a transaction's worth at least */
+/* ... as long as there are not very many: these minima together are no more than a quarter of the
+ * hand. Then a site without a connection keeps nobody, and one with a connection the first one. */
+#define SITES_READY_MIN (SCHEDULE_HAND_MAX / 4)
+/* Who waits for a suspension to end leaves the hand when half of it is taken, and is looked at
+ * again when that ends, or now and then: a reload or a pin may have opened another way. */
+#define SITE_SUSPENDED_MS (5 * MINUTE)
 #define SITE_PROBE_HOP_MS (1 * MINUTE)
 #define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
 #define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* those that found a site full are looked at again */

@@ -113,12 +113,18 @@ site_shape(const struct site *site)
     return *config_shape_find(config, span_str(site->name));
 }
 
+const struct pause *
+site_pause(const struct site *site)
+{
+    const struct schedule *s = site->schedule;
+    const struct pause *p = schedule_paused(s, PAUSE_SITE, span_str(site->name));
+    return p != NULL ? p : schedule_paused(s, PAUSE_ROUTE, span_str(site->route));
+}
+
 bool
 site_suspended(const struct site *site)
 {
-    const struct schedule *s = site->schedule;
-    return schedule_paused(s, PAUSE_SITE, span_str(site->name)) != NULL ||
-           schedule_paused(s, PAUSE_ROUTE, span_str(site->route)) != NULL;
+    return site_pause(site) != NULL;
 }
 
 void
@@ -166,84 +172,6 @@ site_trouble(const struct site *site)
     return ret;
 }
 
-/* How many may wait here while it is slow. */
-static size_t
-site_share(const struct site *site)
-{
-    size_t room = SCHEDULE_HAND_MAX / 2, n = site->schedule->n_ready;
-    size_t share = n < room ? (room - n) / SITE_READY_SHARE : 0;
-    return share > SITE_READY_MIN ? share : SITE_READY_MIN;
-}
-
-static bool
-is_slow(const struct site *site)
-{
-    return site->ready != NULL &&
-           clock_now(site->schedule->clock) - site->ready->ready_at > SITE_SLOW_MS;
-}
-
-static bool
-is_full(const struct site *site)
-{
-    return site->n_ready >= SITE_READY_MAX || (is_slow(site) && site->n_ready >= site_share(site));
-}
-
-/* Back to where it came from. What came from a lane stands in the schedule already: a large backlog
- * must not be written anew all the time. */
-static void
-overflow(struct site *site, struct rcpt *rcpt)
-{
-    struct schedule *s = site->schedule;
-    msec_t now = clock_wall(s->clock);
-
-    if (rcpt->from_lane == NULL || rcpt->attempts_new) {
-        postpone_rcpt(s, rcpt, now);
-        return;
-    }
-    if (site->n_lanes == site->lanes_cap) {
-        site->lanes_cap = site->lanes_cap == 0 ? 8 : site->lanes_cap * 2;
-        site->lanes = xrealloc(site->lanes, site->lanes_cap * sizeof(*site->lanes));
-    }
-    if (site->n_lanes == 0 || site->lanes[site->n_lanes - 1] != rcpt->lane)
-        site->lanes[site->n_lanes++] = rcpt->lane;
-    lane_pass(rcpt->from_lane, now + SCHEDULE_OVERFLOW_MS);
-    schedule_drop(s, rcpt);
-}
-
-/* There is room again for those that were passed over. */
-static void
-lanes_back(struct site *site)
-{
-    size_t half = (is_slow(site) ? site_share(site) : SITE_READY_MAX) / 2;
-
-    if (site->n_lanes == 0 || site->n_ready > half)
-        return;
-    for (size_t i = 0; i < site->n_lanes; i++)
-        lanes_again(&site->schedule->lanes, site->lanes[i]);
-    site->n_lanes = 0;
-}
-
-/* The hand is crowded: a slow site gives back what is beyond its share. */
-static void
-site_shed(struct site *site)
-{
-    struct schedule *s = site->schedule;
-    size_t n = 0;
-
-    if (s->hand.n_live <= SCHEDULE_HAND_MAX / 2 || !is_slow(site))
-        return;
-    size_t keep = site_share(site);
-    for (struct rcpt *rcpt = site->ready, *next; rcpt != NULL; rcpt = next) {
-        next = rcpt->ready_next;
-        if (n++ < keep)
-            continue;
-        site_remove(site, rcpt);
-        rcpt_set_site(rcpt, NULL);
-        rcpt->stage = STAGE_FACTS;
-        overflow(site, rcpt);
-    }
-}
-
 static void
 on_added(struct deferred *d)
 {
@@ -257,8 +185,8 @@ site_add(struct site *site, struct rcpt *rcpt)
 {
     struct schedule *s = site->schedule;
 
-    if (is_full(site)) {
-        overflow(site, rcpt);
+    if (site_full(site)) {
+        site_overflow(site, rcpt);
         return;
     }
     rcpt_set_site(rcpt, site);
@@ -284,7 +212,7 @@ site_remove(struct site *site, struct rcpt *rcpt)
         site->ready_tail = rcpt->ready_prev;
     site->n_ready--;
     site->schedule->n_ready--;
-    lanes_back(site);
+    site_lanes_back(site);
 }
 
 void
@@ -294,6 +222,7 @@ sites_sweep(struct schedule *s, bool all)
     struct span key;
     void *value;
     msec_t now = clock_now(s->clock);
+    size_t n_slow = 0;
 
     outage_sweep(s);
     while (map_next(&s->sites, &pos, &key, &value)) {
@@ -302,7 +231,7 @@ sites_sweep(struct schedule *s, bool all)
         if (site->state == SITE_PROBING && site->n_ready == 0 && site->n_links == 0)
             site->state = SITE_DOWN;
         if (!all)
-            site_shed(site);
+            n_slow += site_shed(site);
         bool idle = site->n_rcpts == 0 && site->n_links == 0 && !site->waits_for_slot;
         bool old = now - site->used_at > SITE_UNUSED_MS &&
                    (site->state == SITE_UP || now - site->probe_at > SITE_PROBE_HOP_MAX_MS);
@@ -312,6 +241,7 @@ sites_sweep(struct schedule *s, bool all)
         pos--;
         site_free(site);
     }
+    s->n_slow = n_slow;
 }
 
 void

@@ -316,6 +316,68 @@ slow_sites_leave_room_for_others(void **state)
     r.auto_ready = r.auto_end = false;
 }
 
+/* 100 recipients for each domain, 50 a message. */
+static void
+fill_domains(size_t n)
+{
+    char text[50][32];
+    const char *addresses[51] = {NULL};
+    struct queue_batch *batch = begin(&r.f);
+    for (size_t m = 0; m < 2 * n; m++) {
+        for (size_t i = 0; i < 50; i++) {
+            snprintf(text[i], sizeof(text[i]), "u%zu@slow%zu.test", i, m / 2);
+            addresses[i] = text[i];
+        }
+        add_to(&r.f, batch, addresses);
+    }
+    commit(batch);
+}
+
+static void
+very_many_slow_sites_leave_room_for_others(void **state)
+{
+    (void)state;
+    const size_t n_slow = 220;
+    fill_domains(n_slow);
+    rig_fill(1, "a@quick.test"); /* behind them all */
+    rig_schedule(DIRECT, MANY);
+    for (int i = 0; i < 60 && conn_to("mx.quick.test", RIG_OPENING) == NULL; i++)
+        rig_pass(SECOND, SECOND);
+    assert_non_null(conn_to("mx.quick.test", RIG_OPENING));
+    assert_true(rig_numbers().in_hand < SCHEDULE_HAND_MAX / 2);
+    assert_true(r.n_conns >= 2 * n_slow + 1); /* each of them is being tried */
+}
+
+static void
+a_suspended_route_leaves_room_for_others_and_goes_on_later(void **state)
+{
+    (void)state;
+    const size_t n = 220;
+    fill_domains(n);
+    rig_fill(1, "a@vip.test"); /* behind them all */
+    rig_schedule(HOPS "transport_map: [{domains: [vip.test], route: us}, "
+                      "{default: true, route: direct}]\n",
+                 MANY);
+    schedule_suspend(r.schedule, PAUSE_ROUTE, SPAN("direct"), clock_wall(r.clock) + HOUR,
+                     SPAN_NONE);
+    for (int i = 0; i < 60 && conn_to("us", RIG_OPENING) == NULL; i++)
+        rig_pass(SECOND, SECOND);
+    assert_non_null(conn_to("us", RIG_OPENING));
+    assert_int_equal(r.n_conns, 1);
+    rig_pass(MINUTE, 10 * SECOND);
+    struct store_numbers before, after;
+    store_numbers(r.store, &before);
+    rig_pass(9 * MINUTE, 10 * SECOND);
+    store_numbers(r.store, &after);
+    assert_int_equal(after.records, before.records); /* what left sleeps */
+    assert_true(rig_numbers().in_hand <= SCHEDULE_HAND_MAX / 2 + SCHEDULE_PAGE_ROWS);
+    r.auto_ready = r.auto_end = true;
+    conn_ready(conn_to("us", RIG_OPENING));
+    assert_int_equal(schedule_resume(r.schedule, SPAN("direct")), 1);
+    RIG_WAIT(rig_finished());
+    assert_int_equal(r.n_delivered, n * 100 + 1);
+}
+
 static void
 a_site_that_cannot_be_reached_is_probed_by_one(void **state)
 {
@@ -432,6 +494,8 @@ main(int argc, char **argv)
         T(a_lane_pauses_when_enough_of_it_is_in_hand),
         T(a_full_site_leaves_what_is_deferred_alone),
         T(slow_sites_leave_room_for_others),
+        T(very_many_slow_sites_leave_room_for_others),
+        T(a_suspended_route_leaves_room_for_others_and_goes_on_later),
         T(a_site_that_cannot_be_reached_is_probed_by_one),
         T(a_retry_is_the_probe_of_its_own_site_once),
         T(a_probe_whose_recipient_left_is_made_by_the_next),
