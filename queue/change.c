@@ -55,7 +55,7 @@ load(struct queue_batch *batch, uint64_t id, uint32_t no, struct record_rcpt *re
 static enum err_code
 revision_check(const struct queue_change *c, const struct queue_rcpt *r, struct err *err)
 {
-    if (c->verb == QUEUE_FINISH && c->result == QUEUE_DELIVERED)
+    if (queue_change_is_delivery(c))
         return ERR_OK; /* it has left: keeping it would deliver it again */
     if (c->revision != r->revision)
         return err_set(err, ERR_STALE, "revision %u is %u by now", (unsigned)c->revision,

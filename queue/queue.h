@@ -272,6 +272,12 @@ struct queue_change {
     bool msg_gone;         /* out: that was the message's last recipient */
 };
 
+static inline bool
+queue_change_is_delivery(const struct queue_change *c)
+{
+    return c->verb == QUEUE_FINISH && c->result == QUEUE_DELIVERED;
+}
+
 /*
  * Make one change. ERR_STALE: the revision is another one, nothing was changed. ERR_NOT_FOUND: the
  * recipient is finished. ERR_CORRUPT: its record cannot be read (a FINISH takes it out all the

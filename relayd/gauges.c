@@ -9,7 +9,7 @@
 
 struct daemon_gauges {
     struct metric *up_since, *queue_messages, *queue_fresh, *queue_scheduled, *queue_held,
-        *queue_used, *queue_free, *oldest;
+        *queue_used, *queue_free, *oldest, *blocked;
     struct metric *accepted, *accepted_bytes, *refused, *sessions, *connections, *auth_failed,
         *relay_denied, *tls_handshakes;
     struct metric *in_hand, *sites, *sites_down, *outbound, *signatures;
@@ -48,6 +48,7 @@ collect_store(struct daemon *d, struct daemon_gauges *g)
     msec_t age =
         n.queue.oldest_moment == 0 ? 0 : clock_wall(loop_clock(d->loop)) - n.queue.oldest_moment;
     metric_set(g->oldest, (double)(age < 0 ? 0 : age) / 1000);
+    metric_set(g->blocked, (double)n.blocked);
     metric_set(g->commits, (double)n.commits);
     metric_set(g->commit_ops, (double)n.ops);
     metric_set(g->commit_bytes, (double)n.bytes);
@@ -178,6 +179,8 @@ queue_gauges(struct daemon *d, struct daemon_gauges *g)
     g->queue_used = gauge(d, "relayd_queue_used_bytes", "Pages of the queue that hold something.");
     g->queue_free = gauge(d, "relayd_queue_disk_free_bytes", "Free space of its file system.");
     g->oldest = gauge(d, "relayd_queue_oldest_age_seconds", "Age of the oldest message.");
+    g->blocked = gauge(d, "relayd_queue_blocked_outcomes",
+                       "Outcomes of attempts that wait for room on the disk of the queue.");
     g->commits = counter(d, "relayd_commits_total", "Transactions synced to the disk.");
     g->commit_ops = counter(d, "relayd_commit_operations_total", "Operations in them.");
     g->commit_bytes = counter(d, "relayd_commit_bytes_total", "Bytes put into them.");

@@ -141,6 +141,8 @@ struct schedule {
     struct site *slot_first, **slot_tail; /* sites that wait for one */
     bool started;                         /* holds and suspensions are known */
     bool draining, stopped;
+    bool pump_blocked;     /* a delivery cannot be stored: no transaction begins */
+    bool outcomes_blocked; /* some outcome cannot be; the administrator knows */
     struct deferred drained;
     void (*on_drained)(void *arg);
     void *drained_arg;
@@ -243,6 +245,7 @@ size_t site_take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX]);
 void site_pump(struct site *site);
 void pump_slots(struct schedule *s); /* connections became free */
 void pump_drained(struct schedule *s);
+void pump_sweep(struct schedule *s); /* each second: is there room for outcomes? */
 
 /* attempt.c */
 void attempt_add(struct schedule *s, const struct attempt *attempt); /* copied, names and all */
@@ -285,6 +288,7 @@ void pins_free(struct schedule *s);
 void pause_load(struct schedule *s, struct span name, struct span value); /* a suspension's row */
 bool pause_domain(const struct schedule *s, struct span domain);
 void pauses_free(struct schedule *s);
+void sites_pump(struct schedule *s); /* all of them */
 void pauses_load(struct schedule *s, void (*then)(struct schedule *s));
 
 /* The recipient is out of hand, as of transaction `txn`. */

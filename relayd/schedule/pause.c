@@ -59,7 +59,7 @@ pause_free(struct pause *p)
     free(p);
 }
 
-static void
+void
 sites_pump(struct schedule *s)
 {
     size_t pos = 0;

@@ -113,13 +113,45 @@ pump_may(struct site *site, msec_t now)
     return true;
 }
 
+/* Who is delivered now, and whose outcome finds no room either, gets his mail again after a crash.
+ * pump_sweep() sees when it is over. */
+static bool
+pump_blocked(struct schedule *s)
+{
+    if (store_delivery_blocked(s->env.store))
+        s->pump_blocked = true;
+    return s->pump_blocked;
+}
+
+void
+pump_sweep(struct schedule *s)
+{
+    struct store_numbers n;
+    struct log_line line;
+
+    store_numbers(s->env.store, &n);
+    if (n.blocked > 0 && !s->outcomes_blocked)
+        log_alert(s->env.log, "outcomes_blocked",
+                  "no room in the queue for %zu outcomes: no mail is accepted, %s", n.blocked,
+                  store_delivery_blocked(s->env.store) ? "none is delivered" : "retries wait");
+    if (n.blocked == 0 && s->outcomes_blocked) {
+        log_begin(s->env.log, &line, LOG_WARNING, "outcomes_stored");
+        log_end(&line);
+    }
+    s->outcomes_blocked = n.blocked > 0;
+    if (s->pump_blocked && !store_delivery_blocked(s->env.store)) {
+        s->pump_blocked = false;
+        sites_pump(s);
+    }
+}
+
 void
 site_pump(struct site *site)
 {
     struct schedule *s = site->schedule;
     msec_t now = clock_now(s->clock);
 
-    if (s->draining || site->n_ready == 0 || !pump_may(site, now))
+    if (s->draining || site->n_ready == 0 || pump_blocked(s) || !pump_may(site, now))
         return;
     struct rate max = site_shape(site).max_rate;
     const struct shape_rate rate = {max.count, max.per_ms};

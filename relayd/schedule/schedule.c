@@ -40,6 +40,7 @@ on_sweep(void *arg)
         read_lanes(s);
     hand_sweep(&s->hand, store_read_floor(s->env.store));
     sites_sweep(s, false);
+    pump_sweep(s);
     if (s->fresh_stuck)
         pages_fresh(s);
     s->fresh_stuck = false;

@@ -22,12 +22,6 @@ notice_check(const struct store_message *n, struct err *err)
     return queue_msg_check(&n->msg, n->rcpts, n->n_rcpts, err);
 }
 
-static bool
-is_delivery(const struct queue_change *c)
-{
-    return c->verb == QUEUE_FINISH && c->result == QUEUE_DELIVERED;
-}
-
 /* With notices it is all or nothing: would every change that is not a delivery be made? */
 static enum err_code
 notices_check(struct queue_batch *batch, struct store_op *op)
@@ -43,7 +37,7 @@ notices_check(struct queue_batch *batch, struct store_op *op)
             op->err = err;
             return err.code;
         }
-        if (c->code != ERR_OK && !is_delivery(c) && code == ERR_OK)
+        if (c->code != ERR_OK && !queue_change_is_delivery(c) && code == ERR_OK)
             code = err_set(&op->err, ERR_STALE, "recipient %u: %s", (unsigned)c->no, err.text);
     }
     return code;
@@ -58,7 +52,7 @@ changes_apply(struct store *store, struct queue_batch *batch, struct store_op *o
     for (size_t i = 0; i < op->outcomes.n_changes && !queue_batch_dead(batch); i++) {
         struct queue_change *c = &op->outcomes.changes[i];
         struct err err = {.code = ERR_OK};
-        if (only_deliveries && !is_delivery(c)) {
+        if (only_deliveries && !queue_change_is_delivery(c)) {
             if (c->code == ERR_OK)
                 c->code = ERR_AGAIN;
             continue;

@@ -155,6 +155,7 @@ store_new(const struct store_options *options, struct store **ret_store, struct 
     node_list_init(&store->submitted);
     node_list_init(&store->todo);
     node_list_init(&store->blocked);
+    node_list_init(&store->passed);
     node_list_init(&store->reads);
     locks_init(store);
     pools_init(store);
@@ -179,6 +180,12 @@ now_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (msec_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+bool
+store_delivery_blocked(const struct store *store)
+{
+    return atomic_load(&((struct store *)store)->delivery_blocked);
 }
 
 /* The writer lowers n_blocked before it posts an op: the loop never sees too many as blocked. */

@@ -12,9 +12,10 @@
  * The writer takes all that waits, up to STORE_BATCH_BYTES or STORE_BATCH_OPS, as one transaction
  * with one pair of syncs. When a transaction does not fit (disk, map), its new mail gets ERR_FULL
  * and its outcomes are tried again alone; outcomes that still do not fit stay with the store,
- * which tries again every second, because losing one means delivering twice. After any other
- * failed commit the store has failed: the batch and everything after it gets ERR_IO and on_failed
- * is called once (the daemon exits 74 and goes by what is on disk).
+ * which tries again every second, because losing one means delivering twice. While they wait, new
+ * mail gets ERR_FULL: what room there is belongs to them. After any other failed commit the store
+ * has failed: the batch and everything after it gets ERR_IO and on_failed is called once (the
+ * daemon exits 74 and goes by what is on disk).
  */
 #pragma once
 
@@ -292,7 +293,10 @@ struct store_numbers {
     uint64_t apply_us, sync_us;
     size_t waiting_ops; /* submitted and not yet done */
     size_t waiting_reads;
-    size_t blocked; /* outcomes that wait for room on the disk */
+    size_t blocked; /* outcomes that did not fit even alone, and those that wait behind them */
     bool failed;
 };
 void store_numbers(const struct store *store, struct store_numbers *ret);
+/* Is a delivery among those, or among what is tried alone just now? Each further one would be made
+ * twice if the process died now. Any thread; a moment late. */
+bool store_delivery_blocked(const struct store *store);

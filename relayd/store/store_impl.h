@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "policy/base/map.h"
 #include "relayd/store/store.h"
 
 /* A list linked through inbox_node.next, first in, first out. */
@@ -50,12 +51,14 @@ struct store {
     struct node_list submitted; /* under lock */
     size_t n_awaited;           /* under lock: of those, how many somebody waits for */
     bool stopping;              /* under lock */
-    atomic_size_t n_blocked;
+    atomic_size_t n_blocked;    /* as of the end of the last round, and no more than there are */
+    atomic_bool delivery_blocked;
     pthread_t writer_thread;
 
     /* Writer only. */
     struct node_list todo;    /* taken over, not yet looked at */
     struct node_list blocked; /* outcomes that did not fit; tried before everything else */
+    struct node_list passed;  /* in a round: those of them that had their turn, and stay */
     bool one_by_one;          /* they did not fit together */
     bool failed;
     struct err failure;
@@ -84,6 +87,24 @@ op_of(struct inbox_node *node)
 
 /* writer.c */
 void *store_writer_main(void *arg);
+
+/* blocked.c: outcomes that wait for room. A round tries them one by one. */
+struct blocked_round {
+    struct map touched; /* message ids and keys of state that ops passed over touch */
+    size_t too_large;   /* steps that did not fit */
+};
+/* These are tried again; everything else learns that the queue is full. */
+bool store_op_must_fit(const struct store_op *op);
+void blocked_round_begin(struct blocked_round *r);
+/* The next one to try, off the list: it fitted, or blocked_round_failed(). NULL: no other would. */
+struct store_op *blocked_round_next(struct store *store, struct blocked_round *r);
+void blocked_round_failed(struct store *store, struct blocked_round *r, struct store_op *op);
+void blocked_round_end(struct store *store, struct blocked_round *r);
+/* Something did not fit: if it is a delivery, tell the loop. */
+void blocked_warn(struct store *store);
+/* Tell the loop how many wait; blocked_lower(): if they are fewer than it knows of. */
+void blocked_publish(struct store *store);
+void blocked_lower(struct store *store);
 
 /* apply.c: put one op into the batch; op->code tells, the batch may be dead afterwards. */
 void store_op_apply(struct store *store, struct queue_batch *batch, struct store_op *op,

@@ -18,6 +18,7 @@
 #include "relayd/store/store_impl.h"
 
 #define BLOCKED_RETRY_MS 1000 /* a disk that was full gets room by somebody's hand, not sooner */
+#define ALONE_MAX 16 /* outcomes, one commit each; by then there may be room for all of them */
 #define READERS_CHECK_MS (30 * SECOND) /* a killed relayctl or mdb_copy pins pages until then */
 
 /* Short beside a delivery, because a death in this time means to deliver again. It saves a quarter
@@ -92,20 +93,22 @@ store_fail(struct store *store, const struct err *err, struct node_list *in_batc
     node_list_add(&done, &store->failed_node);
     if (in_batch != NULL)
         list_fail(store, in_batch, &done);
+    list_fail(store, &store->passed, &done);
     list_fail(store, &store->blocked, &done);
-    atomic_store(&store->n_blocked, 0);
+    blocked_publish(store);
     post_all(store, &done);
 }
 
 /* ---------------------------------------------------------------------------- does not fit */
 
-/* These are tried again; everything else learns that the queue is full. */
-static bool
-must_fit(const struct store_op *op)
+static void
+full_add(struct node_list *done, struct store_op *op, const char *why)
 {
-    return op->kind == STORE_OUTCOMES || op->kind == STORE_DROP;
+    op->code = err_set(&op->err, ERR_FULL, "%s", why);
+    done_add(done, op);
 }
 
+/* Outcomes are kept, the caller tries them alone. */
 static void
 batch_full(struct store *store, struct batch *b, const struct err *err)
 {
@@ -116,18 +119,14 @@ batch_full(struct store *store, struct batch *b, const struct err *err)
     store->one_by_one = true;
     while ((node = node_list_take(&b->ops)) != NULL) {
         struct store_op *op = op_of(node);
-        if (must_fit(op)) {
+        if (store_op_must_fit(op))
             node_list_add(&kept, node);
-            continue;
-        }
-        op->code = ERR_FULL;
-        op->err = *err;
-        op->err.code = ERR_FULL;
-        done_add(&done, op);
+        else
+            full_add(&done, op, err->text);
     }
     node_list_move(&kept, &store->blocked); /* the older ones first */
     node_list_move(&store->blocked, &kept);
-    atomic_store(&store->n_blocked, store->blocked.n);
+    blocked_warn(store);
     post_all(store, &done);
 }
 
@@ -185,7 +184,7 @@ batch_commit(struct store *store, struct batch *b, struct err *err)
             note->commit.stats.txn_id = note->commit.txn_id;
             note->commit.apply_us = filled_us - b->begun_us;
             note->commit.sync_us = now_us() - filled_us;
-            atomic_store(&store->n_blocked, store->blocked.n);
+            blocked_lower(store);
             batch_done(store, b, note);
             return true;
         }
@@ -259,25 +258,56 @@ batch_died(struct store *store, struct batch *b, const struct err *err)
         store_fail(store, err, &b->ops);
 }
 
-/* Outcomes that did not fit, alone: together first, then one by one. */
-static void
-blocked_try(struct store *store)
+/* One transaction of the first `max` of the list; false when it did not fit, and they are blocked
+ * again. */
+static bool
+outcomes_run(struct store *store, struct node_list *from, size_t max)
 {
     struct batch b;
     struct err err;
-    while (store->blocked.n > 0 && !store->failed) {
-        size_t max = store->one_by_one ? 1 : SIZE_MAX;
-        if (!batch_begin(store, &b))
-            return;
-        bool fits = batch_fill(store, &b, &store->blocked, max, &err);
-        if (!fits)
-            batch_died(store, &b, &err);
-        else if (!(fits = batch_commit(store, &b, &err)))
-            batch_full(store, &b, &err);
-        if (!fits && max == 1)
-            return;
+    if (!batch_begin(store, &b))
+        return true; /* the store has failed */
+    bool fits = batch_fill(store, &b, from, max, &err);
+    if (!fits)
+        batch_died(store, &b, &err);
+    else if (!(fits = batch_commit(store, &b, &err)))
+        batch_full(store, &b, &err);
+    return fits || store->failed;
+}
+
+/* Some that fit by themselves; false when there is none. */
+static bool
+blocked_round(struct store *store)
+{
+    struct blocked_round round;
+    struct store_op *op;
+    struct node_list one;
+    size_t n = 0;
+    blocked_round_begin(&round);
+    while (n < ALONE_MAX && !store->failed && (op = blocked_round_next(store, &round)) != NULL) {
+        node_list_init(&one);
+        node_list_add(&one, &op->node);
+        if (outcomes_run(store, &one, 1))
+            n++;
+        else
+            blocked_round_failed(store, &round, op_of(node_list_take(&store->blocked)));
     }
-    store->one_by_one = false;
+    blocked_round_end(store, &round);
+    return n > 0;
+}
+
+/* Outcomes that did not fit: alone, and together again once some have fitted. */
+static void
+blocked_try(struct store *store)
+{
+    while (store->blocked.n > 0 && !store->failed) {
+        if (store->one_by_one && !blocked_round(store))
+            break;
+        store->one_by_one = false;
+        if (store->blocked.n > 0 && !store->failed)
+            outcomes_run(store, &store->blocked, SIZE_MAX);
+    }
+    blocked_publish(store);
 }
 
 /* One transaction of everything that waits. */
@@ -294,7 +324,7 @@ batch_run(struct store *store)
             blocked_try(store);
             return;
         }
-        if (batch_has_room(&b)) {
+        if (batch_has_room(&b) && store->blocked.n == 0) {
             pthread_mutex_lock(&store->lock);
             submitted_take(store);
             pthread_mutex_unlock(&store->lock);
@@ -306,17 +336,28 @@ batch_run(struct store *store)
     }
 }
 
-/* While older outcomes wait for room, newer ones wait behind them. */
+/* While older outcomes wait for room, newer ones wait behind them, and new mail takes none of what
+ * there is. */
 static void
-outcomes_to_blocked(struct store *store)
+todo_sort(struct store *store)
 {
-    struct node_list others;
+    struct node_list others, done;
     struct inbox_node *node;
     node_list_init(&others);
-    while ((node = node_list_take(&store->todo)) != NULL)
-        node_list_add(must_fit(op_of(node)) ? &store->blocked : &others, node);
+    node_list_init(&done);
+    while ((node = node_list_take(&store->todo)) != NULL) {
+        struct store_op *op = op_of(node);
+        if (store_op_must_fit(op))
+            node_list_add(&store->blocked, node);
+        else if (op->kind == STORE_ADMIN)
+            node_list_add(&others, node);
+        else
+            full_add(&done, op, "outcomes wait for room in the queue");
+    }
     node_list_move(&store->todo, &others);
-    atomic_store(&store->n_blocked, store->blocked.n);
+    blocked_publish(store);
+    if (done.n > 0)
+        post_all(store, &done);
 }
 
 static void
@@ -331,7 +372,7 @@ todo_run(struct store *store)
             return;
         }
         if (store->blocked.n > 0)
-            outcomes_to_blocked(store);
+            todo_sort(store);
         if (store->todo.n > 0)
             batch_run(store);
     }
@@ -385,12 +426,9 @@ give_up_blocked(struct store *store)
     struct node_list done;
     struct inbox_node *node;
     node_list_init(&done);
-    while ((node = node_list_take(&store->blocked)) != NULL) {
-        struct store_op *op = op_of(node);
-        op->code = err_set(&op->err, ERR_FULL, "no room for outcomes until the end");
-        done_add(&done, op);
-    }
-    atomic_store(&store->n_blocked, 0);
+    while ((node = node_list_take(&store->blocked)) != NULL)
+        full_add(&done, op_of(node), "no room for outcomes until the end");
+    blocked_publish(store);
     post_all(store, &done);
 }
 

@@ -172,6 +172,45 @@ def test_k01_quota_lowered_below_what_waits(world, promise, n, lines):
     promise.case()
 
 
+@pytest.mark.parametrize("crash", [False, True], ids=["", "crash"])
+def test_k01_nothing_new_is_delivered_while_outcomes_find_no_room(world, promise, crash):
+    """Each further delivery would be made twice if the process died."""
+    promise("K01", "deliveries that cannot be stored: none follows, an alert, and all goes on once "
+                   "there is room, or after a crash, with copies of no others")
+    n = size(400, 1000)
+    mx = world.mx("dest.test")
+    volume = Volume(world)
+    node = world.node(config=merge(queue_on(volume, min_free="0"),
+                                   {"shaping": {"default": {"max_rate": "100/s"}}}))
+    node.ctl("suspend", "direct", "--for", "1h")
+    with node.client() as c:
+        c.ehlo()
+        for i in range(n):
+            c.submit("a@src.test", f"u{i}@dest.test", mail.message())
+    volume.fill()
+    more, _ = submit_until_refused(node, "b@dest.test", "z\r\n")  # in what is free in the file
+    n += more
+    node.ctl("resume", "direct", check=False)
+    node.log.wait(alert="outcomes_blocked")
+    delivered = len(mx.mails)
+    time.sleep(1)  # a hundred, if it went on
+    assert len(mx.mails) <= min(delivered + 10, n - 50)
+    late, reply = submit_until_refused(node, "late@dest.test", "z\r\n")
+    assert late == 0 and str(reply).startswith("452 4.3.1"), str(reply)
+    if crash:
+        node.kill()
+        volume.clear()
+        node.start()
+    else:
+        volume.clear()
+    until(lambda: len({m.rcpts[0] for m in mx.mails}) == n - more + bool(more), what="all of it")
+    node.wait_empty(60)
+    most = delivered + 10 if crash else 0
+    assert len(mx.mails) - n <= most, f"{len(mx.mails) - n} copies, {delivered} delivered"
+    assert len(node.log.all(alert="outcomes_blocked")) == 1
+    promise.case()
+
+
 def test_k02_file_system_that_becomes_read_only(world, promise):
     """What the kernel does with an ext4 on a dying disk."""
     promise("K02", "a queue that can no longer be written: 451, an alert, exit 74; all is there once "

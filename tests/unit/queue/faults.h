@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -16,6 +17,7 @@ struct faults {
     atomic_int sync_errno;   /* of every fdatasync, 0 for none */
     atomic_int sync_fails;   /* only so many of them; -1 for all */
     atomic_int write_errno;  /* of every write of pages (not of a meta page) */
+    atomic_llong disk_end;   /* writes of pages beyond this place find no room; 0 for none */
     atomic_bool short_write; /* writes of pages write half */
     atomic_int meta_errno;   /* of the meta page's write */
     atomic_llong disk_free;  /* what statvfs says; -1 for the truth */
@@ -31,6 +33,7 @@ faults_clear(void)
 {
     faults.sync_errno = faults.write_errno = faults.meta_errno = 0;
     faults.short_write = false;
+    faults.disk_end = 0;
     faults.sync_fails = -1;
     faults.disk_free = -1;
 }
@@ -53,6 +56,12 @@ fdatasync(int fd)
     return (int)syscall(SYS_fdatasync, fd);
 }
 
+static inline bool
+is_beyond_end(off_t at, size_t n)
+{
+    return faults.disk_end != 0 && at + (off_t)n > faults.disk_end;
+}
+
 ssize_t pwrite(int fd, const void *buf, size_t n, off_t at);
 ssize_t
 pwrite(int fd, const void *buf, size_t n, off_t at)
@@ -61,6 +70,10 @@ pwrite(int fd, const void *buf, size_t n, off_t at)
     int fault = meta ? faults.meta_errno : faults.write_errno;
     if (fault != 0) {
         errno = fault;
+        return -1;
+    }
+    if (!meta && is_beyond_end(at, n)) {
+        errno = ENOSPC;
         return -1;
     }
     if (!meta && faults.short_write)
@@ -72,8 +85,14 @@ ssize_t writev(int fd, const struct iovec *iov, int n);
 ssize_t
 writev(int fd, const struct iovec *iov, int n)
 {
-    if (faults.write_errno != 0) {
-        errno = faults.write_errno;
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += iov[i].iov_len;
+    int fault = faults.write_errno;
+    if (fault == 0 && is_beyond_end(lseek(fd, 0, SEEK_CUR), bytes))
+        fault = ENOSPC;
+    if (fault != 0) {
+        errno = fault;
         return -1;
     }
     return syscall(SYS_writev, fd, iov, faults.short_write && n > 1 ? 1 : n);

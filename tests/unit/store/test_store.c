@@ -182,6 +182,146 @@ a_stop_gives_outcomes_back_that_still_do_not_fit(void **state)
     assert_true(is_there(id));
 }
 
+enum { MANY = 2000, LARGE = 500 };
+
+/* MANY messages, and a disk that then has so much room and no more. */
+static uint64_t *
+many_and_room_for(size_t bytes)
+{
+    struct mail *mails = xcalloc(MANY, sizeof(*mails));
+    uint64_t *ids = xcalloc(MANY, sizeof(*ids));
+    for (int i = 0; i < MANY; i++) {
+        mail_fill(&mails[i], "x@d.test");
+        ids[i] = mails[i].op.add.msg.id;
+        store_submit(t.store, &mails[i].op);
+    }
+    wait_done(MANY);
+    free(mails);
+    faults.disk_end = (long long)(stats_of(&t.f).file_bytes + bytes);
+    return ids;
+}
+
+/* Retries of messages all over the tables: many pages. */
+static void
+large_fill(struct store_op *op, struct queue_change changes[static LARGE], const uint64_t *ids)
+{
+    for (int i = 0; i < LARGE; i++)
+        changes[i] = change(ids[i * (MANY / LARGE)], 1, QUEUE_DEFER);
+    outcome_fill(op, changes, LARGE);
+}
+
+static void
+wait_blocked(size_t n)
+{
+    while (numbers().blocked != n) {
+        inbox_run(t.inbox);
+        sched_yield();
+    }
+}
+
+static void
+small_outcomes_do_not_wait_behind_a_large_one(void **state)
+{
+    (void)state;
+    static struct queue_change changes[LARGE];
+    struct store_op large, small[8];
+    struct queue_change delivered[8];
+    struct mail mail;
+    uint64_t *ids = many_and_room_for(128 << 10);
+    large_fill(&large, changes, ids);
+    store_submit(t.store, &large);
+    wait_blocked(1);
+    assert_false(store_delivery_blocked(t.store));
+    mail_fill(&mail, "late@d.test"); /* there is room for it, but not for it alone */
+    store_submit(t.store, &mail.op);
+    wait_done(MANY + 1);
+    assert_int_equal(mail.op.code, ERR_FULL);
+    for (int i = 0; i < 8; i++) {
+        delivered[i] = change(ids[i * 50 + 1], 1, QUEUE_FINISH);
+        outcome_fill(&small[i], &delivered[i], 1);
+        store_submit(t.store, &small[i]);
+    }
+    wait_done(MANY + 9);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(small[i].code, ERR_OK);
+    wait_blocked(1);
+    while (store_delivery_blocked(t.store))
+        sched_yield();
+    faults_clear();
+    wait_done(MANY + 10);
+    assert_int_equal(large.code, ERR_OK);
+    assert_int_equal(numbers().blocked, 0);
+    add_mail("again@d.test");
+    assert_sound(&t.f);
+    free(ids);
+}
+
+static void
+an_outcome_stays_behind_an_older_one_that_it_meets(void **state)
+{
+    (void)state;
+    static struct queue_change changes[LARGE];
+    struct store_op large, same_rcpt, same_fact, other;
+    struct store_fact first = {.key = SPAN("learned:d"), .value = SPAN("first")},
+                      second = {.key = SPAN("learned:d"), .value = SPAN("second")};
+    uint64_t *ids = many_and_room_for(128 << 10);
+    struct queue_change met = change(ids[0], 2, QUEUE_FINISH),
+                        unmet = change(ids[1], 1, QUEUE_FINISH);
+    met.result = QUEUE_FAILED;
+    large_fill(&large, changes, ids);
+    large.outcomes.facts = &first;
+    large.outcomes.n_facts = 1;
+    store_submit(t.store, &large);
+    wait_blocked(1);
+    outcome_fill(&same_rcpt, &met, 1);
+    outcome_fill(&same_fact, NULL, 0);
+    same_fact.outcomes.facts = &second;
+    same_fact.outcomes.n_facts = 1;
+    outcome_fill(&other, &unmet, 1);
+    store_submit(t.store, &same_rcpt);
+    store_submit(t.store, &same_fact);
+    store_submit(t.store, &other);
+    wait_done(MANY + 1);
+    assert_int_equal(other.code, ERR_OK);
+    assert_int_equal(other.txn_id, numbers().queue.txn_id);
+    wait_blocked(3);
+    faults_clear();
+    wait_done(MANY + 4);
+    assert_int_equal(changes[0].code, ERR_OK);
+    assert_int_equal(met.code, ERR_OK); /* of the revision that the older one made */
+    struct queue_facts got = {0};
+    OK(queue_read_state(t.f.reader, SPAN("learned:"), SPAN_NONE, 9, &got, err));
+    assert_int_equal(got.n_rows, 1);
+    assert_span(got.rows[0].value, "second");
+    queue_facts_release(&got);
+    assert_sound(&t.f);
+    free(ids);
+}
+
+static void
+a_delivery_that_waits_for_room_is_told_of(void **state)
+{
+    (void)state;
+    uint64_t a = add_mail("a@d.test"), b = add_mail("b@d.test");
+    struct queue_change changes[] = {change(a, 1, QUEUE_DEFER), change(b, 1, QUEUE_FINISH)};
+    struct store_op outcomes[2];
+    faults.write_errno = ENOSPC;
+    outcome_fill(&outcomes[0], &changes[0], 1);
+    store_submit(t.store, &outcomes[0]);
+    wait_blocked(1);
+    assert_false(store_delivery_blocked(t.store)); /* to try again is no harm */
+    outcome_fill(&outcomes[1], &changes[1], 1);
+    store_submit(t.store, &outcomes[1]);
+    wait_blocked(2);
+    assert_true(store_delivery_blocked(t.store));
+    faults_clear();
+    wait_done(4);
+    while (store_delivery_blocked(t.store))
+        sched_yield();
+    assert_int_equal(outcomes[0].code, ERR_OK);
+    assert_int_equal(outcomes[1].code, ERR_OK);
+}
+
 static void
 the_quota_refuses_one_message_not_the_batch(void **state)
 {
@@ -354,6 +494,9 @@ main(int argc, char **argv)
         TEST(a_full_batch_refuses_new_mail_and_stores_the_outcomes_alone),
         TEST(outcomes_wait_for_room_and_new_mail_does_not_wait_with_them),
         TEST(a_stop_gives_outcomes_back_that_still_do_not_fit),
+        TEST(small_outcomes_do_not_wait_behind_a_large_one),
+        TEST(an_outcome_stays_behind_an_older_one_that_it_meets),
+        TEST(a_delivery_that_waits_for_room_is_told_of),
         TEST(the_quota_refuses_one_message_not_the_batch),
         TEST(a_notice_and_the_removal_it_tells_of_are_one_commit),
         TEST(a_stale_failure_takes_its_notice_along_but_not_a_delivery),
