@@ -2,7 +2,7 @@
  * api_internal - what the api_*.c files share. Paths and field names: relayd/ops/api.h; what each
  * call answers: relayd/ops/README.md.
  *
- *   api.c status, health, reload    api_queue.c list, show, body    api_verbs.c retry, hold, ...
+ *   api.c status, health, reload    api_queue.c list, show, body    api_verbs*.c retry, hold, ...
  *   api_explain*.c explain    api_route.c routes, suspend    api_trace.c trace
  *   api_jobs.c long jobs and verify    api_check.c, api_diff.c a new configuration against the mail
  *   api_learned.c pinned routes

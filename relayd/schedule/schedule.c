@@ -281,6 +281,53 @@ schedule_in_hand(const struct schedule *s, uint64_t id, uint32_t no)
     return rcpt != NULL && rcpt->stage != STAGE_GONE;
 }
 
+static size_t
+msg_in_hand(const struct msg *msg, const struct queue_filter *f)
+{
+    size_t n = 0;
+
+    if ((f->id != 0 && msg->q.id != f->id) ||
+        ((f->sender.n > 0 || f->sender_null) && !span_eq(f->sender, msg->q.sender)) ||
+        (f->arrived_before != 0 && msg->q.arrived_at >= f->arrived_before))
+        return 0;
+    for (const struct rcpt *rcpt = msg->rcpts; rcpt != NULL; rcpt = rcpt->next_of_msg)
+        n += rcpt->stage != STAGE_GONE && (f->domain.n == 0 || span_eq(f->domain, rcpt->domain));
+    return n;
+}
+
+static int
+id_cmp(const void *a, const void *b)
+{
+    uint64_t x, y;
+    memcpy(&x, a, sizeof(x));
+    memcpy(&y, b, sizeof(y));
+    return (x > y) - (x < y);
+}
+
+size_t
+schedule_in_hand_list(const struct schedule *s, const struct queue_filter *filter,
+                      uint64_t **ret_ids, size_t *ret_n)
+{
+    uint64_t *ids = ret_ids == NULL ? NULL : xcalloc(s->hand.msgs.n + 1, sizeof(*ids));
+    size_t pos = 0, n_ids = 0, n_rcpts = 0;
+    struct span key;
+    void *value;
+
+    while (map_next(&s->hand.msgs, &pos, &key, &value)) {
+        const struct msg *msg = value;
+        size_t n = msg_in_hand(msg, filter);
+        n_rcpts += n;
+        if (n > 0 && ids != NULL)
+            ids[n_ids++] = msg->q.id;
+    }
+    if (ids != NULL) {
+        qsort(ids, n_ids, sizeof(*ids), id_cmp);
+        *ret_ids = ids;
+        *ret_n = n_ids;
+    }
+    return n_rcpts;
+}
+
 void
 schedule_numbers(const struct schedule *s, struct schedule_numbers *ret)
 {

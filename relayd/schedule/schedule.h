@@ -281,3 +281,7 @@ struct schedule_numbers {
 void schedule_numbers(const struct schedule *s, struct schedule_numbers *ret);
 /* Is the recipient in hand (not gone)? For `queue list`. */
 bool schedule_in_hand(const struct schedule *s, uint64_t id, uint32_t no);
+/* How many recipients in hand match, and their messages: *ret_ids (may be NULL) is malloc'd,
+ * ascending, *ret_n long. Of the filter, id, domain, sender and arrived_before are looked at. */
+size_t schedule_in_hand_list(const struct schedule *s, const struct queue_filter *filter,
+                             uint64_t **ret_ids, size_t *ret_n);

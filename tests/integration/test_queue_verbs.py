@@ -8,6 +8,7 @@ import pytest
 from rig import mail
 from rig.node import binary
 from rig.proc import run
+from rig.remote import SILENCE
 from rig.wait import seconds_until, until
 
 WAITING = {"queue": {"retry": {"intervals": ["1h"], "jitter": "0%"}}}
@@ -80,13 +81,15 @@ def test_retry_of_a_domain(parked):
     until(lambda: rcpts(node) == ["z@two.test"], what="the delivered ones to leave the queue")
 
 
-def test_retry_of_mail_for_a_host_that_is_back_sends_it_now(world):
+@pytest.mark.parametrize("state", [None, "scheduled"])
+def test_retry_of_mail_for_a_host_that_is_back_sends_it_now(world, state):
     mx = world.mx("dest.test", start=False)
     node = world.node(config=WAITING)
     ident = node.submit("a@src.test", "b@dest.test", mail.message())
     node.log.wait(event="attempt", outcome="deferred")
+    until(lambda: node.queue("--state", "scheduled"), what="the deferral to be stored")
     mx.start()
-    assert "1" in node.ctl("queue", "retry", ident).stdout
+    assert act(node, "retry", *(["--state", state] if state else [ident])) == 1
     assert mx.wait_mail().rcpts == ["b@dest.test"]
     node.wait_empty()
 
@@ -150,6 +153,134 @@ def test_reroute_asks_the_map_again_at_once(world, parked):
                                    {"default": True, "route": "direct"}]})
     node.ctl("queue", "reroute", node.second)
     assert hop.wait_mail().rcpts == ["z@two.test"]
+
+
+# ---- --state: a verb acts on what the list shows in that state, and says how many those were
+
+@pytest.fixture
+def mixed(world):
+    """x, y@one.test are scheduled, z@two.test is in hand: its site does not say a word."""
+    one, two = world.mx("one.test"), world.mx("two.test")
+    one.answer("rcpt", "451 4.3.0 come back later")
+    two.answer("greeting", SILENCE)
+    node = world.node(config=WAITING)
+    node.submit("a@src.test", ["x@one.test", "y@one.test"], mail.message())
+    node.submit("c@src.test", "z@two.test", mail.message(ident="second"))
+    until(lambda: states(node) == {"x@one.test": "scheduled", "y@one.test": "scheduled",
+                                   "z@two.test": "in_hand"}, what="two scheduled, one in hand")
+    yield node, one, two
+    two.behave()
+    two.hang_up()
+
+
+def states(node, *filters):
+    return {w["rcpt"]: w["state"] for w in node.queue(*filters)}
+
+
+def act(node, verb, *arguments):
+    """How many it says."""
+    return node.ctl_json("queue", verb, *arguments)["matched"]
+
+
+@pytest.mark.parametrize("verb, then", [("remove", None), ("bounce", None), ("hold", "held"),
+                                        ("retry", "in_hand"), ("reroute", "in_hand")])
+def test_a_verb_on_what_is_in_hand_leaves_what_is_scheduled(mixed, world, verb, then):
+    node, one, _ = mixed
+    back = world.mx("src.test")
+    tries = len(one.sessions)
+    assert act(node, verb, "--state", "in_hand") == 1
+    want = {"x@one.test": "scheduled", "y@one.test": "scheduled"}
+    until(lambda: states(node) == (want if then is None else {**want, "z@two.test": then}),
+          what=f"{verb} of the one in hand")
+    assert len(one.sessions) == tries
+    if verb == "bounce":
+        assert mail.report(back.wait_mail().data).recipients[0]["Final-Recipient"] == \
+            "rfc822; z@two.test"
+    assert act(node, verb, "--state", "in_hand", "--domain", "one.test") == 0
+
+
+@pytest.mark.parametrize("verb", ["remove", "bounce", "hold", "retry", "reroute"])
+def test_a_verb_on_what_is_scheduled_leaves_what_is_in_hand(mixed, world, verb):
+    node, one, _ = mixed
+    world.mx("src.test")
+    tried = one.commands().count("RCPT TO:<x@one.test>")
+    assert act(node, verb, "--state", "scheduled", "--domain", "two.test") == 0
+    assert act(node, verb, "--state", "scheduled") == 2
+    if verb in ("retry", "reroute"):
+        until(lambda: one.commands().count("RCPT TO:<x@one.test>") == tried + 1, what="a try")
+        assert "z@two.test" in states(node)
+    else:
+        want = {"z@two.test": "in_hand"}
+        if verb == "hold":
+            want.update({"x@one.test": "held", "y@one.test": "held"})
+        until(lambda: states(node) == want, what=f"{verb} of the scheduled ones")
+
+
+def test_release_of_what_is_not_held_releases_nothing(mixed):
+    node, _, _ = mixed
+    assert act(node, "hold", "--sender", "a@src.test", "--reason", "wait") == 2
+    before = states(node)
+    for filters in (["--state", "scheduled"], ["--state", "in_hand"],
+                    ["--state", "scheduled", "--domain", "one.test"], ["--domain", "two.test"]):
+        assert act(node, "release", *filters) == 0, filters
+        assert states(node) == before, filters
+    assert act(node, "release", "--state", "held", "--domain", "one.test") == 2
+    until(lambda: not node.queue("--state", "held"), what="the held ones to be released")
+
+
+@pytest.mark.parametrize("state, held", [("in_hand", 0), ("scheduled", 2), ("held", 0)])
+def test_hold_of_a_domain_in_one_state_holds_no_later_mail(mixed, state, held):
+    node, one, _ = mixed
+    assert act(node, "hold", "--domain", "one.test", "--state", state) == held
+    assert len(node.queue("--state", "held")) == held
+    one.behave()
+    node.submit("a@src.test", "later@one.test", mail.message(ident="later"))
+    one.wait_mail(rcpt="later@one.test")
+
+
+def test_what_waits_for_a_held_domain_is_held_and_not_scheduled(mixed):
+    node, _, _ = mixed
+    assert act(node, "hold", "--domain", "one.test") == 2
+    for verb in ("remove", "bounce", "retry", "reroute", "hold"):
+        assert act(node, verb, "--state", "scheduled") == 0, verb
+    assert states(node) == {"x@one.test": "held", "y@one.test": "held", "z@two.test": "in_hand"}
+    assert act(node, "remove", "--state", "held") == 2
+    assert states(node) == {"z@two.test": "in_hand"}
+
+
+def test_a_verb_says_how_many_and_not_how_many_there_were(world):
+    """One in a transaction cannot be bounced; nothing is held at the domain."""
+    two = world.mx("two.test")
+    two.answer("rcpt", SILENCE)
+    node = world.node(config=WAITING)
+    node.submit("c@src.test", "z@two.test", mail.message())
+    two.wait_command("RCPT TO:<z@two.test>")
+    assert act(node, "bounce", "--domain", "two.test") == 0
+    assert act(node, "bounce", "--state", "in_hand") == 0
+    assert states(node) == {"z@two.test": "in_hand"}
+    assert act(node, "release", "--domain", "two.test") == 0
+    assert act(node, "hold", "--domain", "two.test") == 1
+    assert act(node, "remove", "--state", "held") == 0, "its transaction has not ended"
+    assert act(node, "remove", "--state", "in_hand") == 1
+    assert states(node) == {}
+    two.hang_up()
+
+
+@pytest.mark.parametrize("state", ["in_hand", "scheduled"])
+def test_more_than_a_slice_in_one_state(mixed, state):
+    """Pages of many messages, and several of one; the others stay."""
+    node, one, two = mixed
+    domain = {"in_hand": "two.test", "scheduled": "one.test"}[state]
+    for i in range(13):
+        node.submit("a@src.test", [f"r{n}@{domain}" for n in range(5 if i else 560)],
+                    mail.message(ident=f"many{i}"))
+    more = 560 + 12 * 5
+    n = more + {"in_hand": 1, "scheduled": 2}[state]
+    until(lambda: len(node.queue("--state", state, "--limit", "10000")) == n, what=f"{n} {state}")
+    job = node.ctl_json("queue", "remove", "--state", state, "--wait")
+    assert (job["state"], job["done"], job["total"]) == ("done", n, n)
+    assert states(node) == {"in_hand": {"x@one.test": "scheduled", "y@one.test": "scheduled"},
+                            "scheduled": {"z@two.test": "in_hand"}}[state]
 
 
 def test_unknown_id_is_an_error_that_says_so(parked):

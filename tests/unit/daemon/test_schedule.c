@@ -223,6 +223,49 @@ a_lane_pauses_when_enough_of_it_is_in_hand(void **state)
     assert_int_equal(r.n_delivered, 3 * LANE_HAND_MAX / 2);
 }
 
+/* ---- what is in hand ---- */
+
+static void
+in_hand_is(const struct queue_filter *filter, size_t n_rcpts, const uint64_t *ids, size_t n_ids)
+{
+    CLEANUP(freep) uint64_t *found = NULL;
+    size_t n;
+    assert_int_equal(schedule_in_hand_list(r.schedule, filter, &found, &n), n_rcpts);
+    assert_int_equal(schedule_in_hand_list(r.schedule, filter, NULL, NULL), n_rcpts);
+    assert_int_equal(n, n_ids);
+    assert_memory_equal(found, ids, n * sizeof(*ids));
+}
+
+static void
+what_is_in_hand_is_listed_by_a_filter(void **state)
+{
+    uint64_t ids[3];
+    (void)state;
+    struct queue_batch *batch = begin(&r.f);
+    ids[0] = add_to(&r.f, batch, (const char *const[]){"a@one.test", "b@two.test", NULL});
+    ids[1] = add_to(&r.f, batch, (const char *const[]){"c@two.test", NULL});
+    ids[2] = add_to(&r.f, batch, (const char *const[]){"d@one.test", NULL});
+    commit(batch);
+    rig_schedule(DIRECT, MANY);
+    RIG_WAIT(rig_numbers().ready == 4);
+    const uint64_t one_test[] = {ids[0], ids[2]};
+    in_hand_is(&(struct queue_filter){0}, 4, ids, 3);
+    in_hand_is(&(struct queue_filter){.id = ids[0]}, 2, ids, 1);
+    in_hand_is(&(struct queue_filter){.domain = SPAN("one.test")}, 2, one_test, 2);
+    in_hand_is(&(struct queue_filter){.id = ids[1], .domain = SPAN("one.test")}, 0, ids, 0);
+    in_hand_is(&(struct queue_filter){.sender_null = true}, 0, ids, 0);
+    in_hand_is(&(struct queue_filter){.sender = SPAN("nobody@one.test")}, 0, ids, 0);
+    in_hand_is(&(struct queue_filter){.arrived_before = 1}, 0, ids, 0);
+    in_hand_is(&(struct queue_filter){.arrived_before = INT64_MAX}, 4, ids, 3);
+    /* Delivered ones are kept for a while, but are not in hand. */
+    RIG_WAIT(conn_to("mx.two.test", RIG_OPENING) != NULL);
+    r.auto_end = true;
+    conn_ready(conn_to("mx.two.test", RIG_OPENING));
+    RIG_WAIT(r.n_delivered == 2);
+    rig_settle();
+    in_hand_is(&(struct queue_filter){0}, 2, one_test, 2);
+}
+
 /* ---- sites ---- */
 
 /* Every recipient in the queue becomes a deferred one that is due. */
@@ -492,6 +535,7 @@ main(int argc, char **argv)
         T(a_deferred_one_comes_back_at_its_moment),
         T(a_restart_goes_on_where_the_queue_stands),
         T(a_lane_pauses_when_enough_of_it_is_in_hand),
+        T(what_is_in_hand_is_listed_by_a_filter),
         T(a_full_site_leaves_what_is_deferred_alone),
         T(slow_sites_leave_room_for_others),
         T(very_many_slow_sites_leave_room_for_others),
