@@ -5,8 +5,10 @@
 #include "relayd/ops/control.h"
 
 #include <assert.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "policy/base/mem.h"
@@ -85,12 +87,23 @@ on_answer_late(void *arg)
     conn_forget(cc);
 }
 
+/* Bytes that the kernel has and the client has not taken. */
+static int
+queued(const struct control_conn *cc)
+{
+    int n = 0;
+    return ioctl(conn_fd(cc->conn), SIOCOUTQ, &n) == 0 ? n : 0;
+}
+
+/* A full socket is given more only when most of what it holds has been taken: a slow client may
+ * need longer than CONTROL_WRITE_MS for that, so what it holds is looked at too. */
 static void
 on_output_stuck(void *arg)
 {
     struct control_conn *cc = arg;
     size_t pending = conn_out_pending(cc->conn);
-    if (pending > 0 && pending >= cc->pending_bytes)
+    uint64_t sent = conn_bytes_out(cc->conn) - pending;
+    if (pending > 0 && sent <= cc->sent_bytes && queued(cc) >= cc->queued)
         conn_drop(cc);
     else
         control_watch_output(cc);
@@ -99,8 +112,10 @@ on_output_stuck(void *arg)
 void
 control_watch_output(struct control_conn *cc)
 {
-    cc->pending_bytes = conn_out_pending(cc->conn);
-    if (cc->pending_bytes > 0)
+    size_t pending = conn_out_pending(cc->conn);
+    cc->sent_bytes = conn_bytes_out(cc->conn) - pending;
+    cc->queued = pending > 0 ? queued(cc) : 0;
+    if (pending > 0)
         watch(cc, CONTROL_WRITE_MS, on_output_stuck);
     else if (cc->call == NULL)
         watch(cc, CONTROL_IDLE_MS, on_idle);

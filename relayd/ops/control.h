@@ -41,7 +41,9 @@
 #define CONTROL_REQUEST_MS (10 * SECOND) /* from the first byte to the last of a request */
 #define CONTROL_IDLE_MS (60 * SECOND)    /* between requests of a connection */
 #define CONTROL_ANSWER_MS (60 * SECOND)  /* a handler that has not answered: 504 */
-#define CONTROL_WRITE_MS (30 * SECOND)   /* without the client taking a byte: closed */
+/* Without the client taking anything: closed. The kernel tells of what is taken in pieces of up to
+ * 37 KB, so who takes less than that in this time may look like one who takes nothing. */
+#define CONTROL_WRITE_MS (30 * SECOND)
 #define CONTROL_OUT_MAX ((size_t)256 << 10) /* unsent bytes above which a stream has to wait */
 #define CONTROL_JSON_DEPTH 16               /* nesting of a request's JSON */
 

@@ -49,7 +49,9 @@ struct control_conn {
     struct timer timer;        /* of what is waited for now */
     struct deferred read_more; /* look at input that waited for an answer */
     struct control_call *call; /* the request being worked on */
-    size_t pending_bytes;      /* unsent at the last look, to see progress */
+    /* At the last look, to see progress: */
+    uint64_t sent_bytes; /* that the kernel had been given */
+    int queued;          /* what it still had of them (SIOCOUTQ) */
     bool tcp;
     bool loopback;    /* it came to a loopback address over TCP */
     bool dispatching; /* inside the handler: an answer now is finished when it returns */

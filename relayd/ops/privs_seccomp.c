@@ -5,6 +5,7 @@
 #include "relayd/ops/privs.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -101,6 +102,7 @@ static const struct request requests[] = {
     {"ioctl", 1, WHOLE, FIONREAD, 0, 0},
     {"ioctl", 1, WHOLE, FIONBIO, 0, 0},
     {"ioctl", 1, WHOLE, FIOCLEX, 0, 0},
+    {"ioctl", 1, WHOLE, SIOCOUTQ, 0, 0},
     {"ioctl", 1, WHOLE, SIOCGIFNAME, 0, 0},
     {"ioctl", 1, WHOLE, SIOCGIFINDEX, 0, 0},
     {"ioctl", 1, WHOLE, SIOCGIFCONF, 0, 0},

@@ -471,6 +471,40 @@ a_reader_that_stops_reading_is_cut(void **state)
     rig_free(rig);
 }
 
+static void
+a_reader_that_is_slow_is_not_cut(void **state)
+{
+    (void)state;
+    struct rig *rig = rig_new();
+    int fd = attach(rig);
+    char *piece = xcalloc(1, 65536);
+    size_t sent = 0, got = 0;
+    say(fd, "GET /v1/stream HTTP/1.1\r\n" HOST "\r\n");
+    turn(rig);
+    do
+        sent += 65536;
+    while (control_stream(rig->later, span_of(piece, 65536)));
+    /* 40 KB each time: what the kernel holds alone is enough for several times. */
+    while (got < sent && rig->n_ready == 0) {
+        turn(rig);
+        for (size_t part = 0; part < 40000;) {
+            ssize_t n = read(fd, piece, 2000);
+            if (n <= 0)
+                fail_msg("cut after %zu of %zu octets", got, sent);
+            part += (size_t)n;
+            got += (size_t)n;
+        }
+        clock_step(loop_clock(rig->loop), CONTROL_WRITE_MS + 1);
+    }
+    assert_true(got > CONTROL_OUT_MAX);
+    assert_int_equal(rig->n_ready, 1);
+    assert_int_equal(rig->n_gone, 0);
+    control_stream_end(rig->later);
+    free(piece);
+    close(fd);
+    rig_free(rig);
+}
+
 /* ---- TCP ---- */
 
 static uint16_t
@@ -628,6 +662,7 @@ main(int argc, char **argv)
         cmocka_unit_test(a_stream_is_chunked_and_waits_for_its_reader),
         cmocka_unit_test(a_stream_that_breaks_off_has_no_end_mark),
         cmocka_unit_test(a_streaming_handler_hears_that_its_reader_left),
+        cmocka_unit_test(a_reader_that_is_slow_is_not_cut),
         cmocka_unit_test(a_reader_that_stops_reading_is_cut),
         cmocka_unit_test(over_tcp_the_token_is_asked_for),
         cmocka_unit_test(without_a_token_web_pages_of_others_get_nothing),
