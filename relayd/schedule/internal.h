@@ -4,7 +4,7 @@
  *   pages.c     into hand and out again             plan.c   recipients to sites
  *   ways.c      the routes of a recipient, in order reroute.c  away from a route that failed
  *   site.c      sites and their ready lists         pump.c   what a site does next
- *   share.c     how many may wait at a site
+ *   share.c     how many may wait at a site         slots.c  who gets a connection
  *   link.c      one connection of a site            pause.c  suspensions and held domains
  *   alone.c     what was in hand at a crash         outage.c  the direct route as a whole
  *   pin.c       domains pinned to a route           info.c   what is told of the sites
@@ -84,7 +84,8 @@ struct site {
     msec_t used_at;               /* monotonic */
     size_t n_rcpts;               /* recipients whose `site` it is: it stays as long */
     bool waits_for_slot;          /* in the line for a connection */
-    struct site *slot_next;
+    struct site *slot_next, **slot_prev;
+    bool proven; /* a hop, or it has taken mail and has not gone down since */
     char strings[];
 };
 
@@ -137,9 +138,13 @@ struct schedule {
     msec_t lanes_retry_at; /* monotonic: when to list the lanes again, which failed; 0: not */
     /* connections */
     size_t n_links, n_busy;
-    struct site_link *idle, **idle_tail;  /* READY ones, longest first */
-    struct site *slot_first, **slot_tail; /* sites that wait for one */
-    bool started;                         /* holds and suspensions are known */
+    struct site_link *idle, **idle_tail; /* READY ones, longest first */
+    size_t n_unproven;                   /* of sites that are not proven */
+    struct slot_line {
+        struct site *first, **tail;
+    } lines[2];       /* sites that wait for one: proven ones in lines[true] */
+    bool others_turn; /* the last one that got free went to those that are not */
+    bool started;     /* holds and suspensions are known */
     bool draining, stopped;
     bool pump_blocked;     /* a delivery cannot be stored: no transaction begins */
     bool outcomes_blocked; /* some outcome cannot be; the administrator knows */
@@ -243,9 +248,15 @@ size_t site_take_group(struct site *site, struct rcpt *ret[LINK_RCPTS_MAX]);
 
 /* pump.c */
 void site_pump(struct site *site);
-void pump_slots(struct schedule *s); /* connections became free */
 void pump_drained(struct schedule *s);
 void pump_sweep(struct schedule *s); /* each second: is there room for outcomes? */
+
+/* slots.c */
+bool slot_free(const struct site *site);         /* may it open one more connection? */
+void slot_wait(struct site *site);               /* in line; who serves nobody makes room */
+bool slot_wanted(const struct site_link *link);  /* would its end help somebody in line? */
+void site_prove(struct site *site, bool proven); /* the caller pumps the lines */
+void pump_slots(struct schedule *s);             /* connections became free */
 
 /* attempt.c */
 void attempt_add(struct schedule *s, const struct attempt *attempt); /* copied, names and all */

@@ -59,6 +59,7 @@ link_new(struct site *site)
     site->links = link;
     site->n_links++;
     site->schedule->n_links++;
+    site->schedule->n_unproven += !site->proven;
     set_state(link, LINK_RESOLVING);
     return link;
 }
@@ -86,6 +87,7 @@ link_free(struct site_link *link)
         link->next->prev = link->prev;
     site->n_links--;
     site->schedule->n_links--;
+    site->schedule->n_unproven -= !site->proven;
     facts_cancel(link->facts);
     free(link->domain);
     link_met_free(link->met);

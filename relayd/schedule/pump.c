@@ -38,22 +38,6 @@ messages_waiting(const struct site *site, size_t max)
     return n;
 }
 
-/* Wait in line for a connection; one that serves nobody makes room. */
-static void
-slot_wait(struct site *site)
-{
-    struct schedule *s = site->schedule;
-
-    if (site->waits_for_slot)
-        return;
-    site->waits_for_slot = true;
-    site->slot_next = NULL;
-    *s->slot_tail = site;
-    s->slot_tail = &site->slot_next;
-    if (s->idle != NULL)
-        link_quit(s->idle);
-}
-
 /* Is one more connection wanted for what waits here? A site that is not up is probed by one. */
 static bool
 wants_link(struct site *site)
@@ -79,7 +63,7 @@ open_links(struct site *site)
         return;
     }
     while (wants_link(site)) {
-        if (s->n_links >= s->env.max_connections) {
+        if (!slot_free(site)) {
             slot_wait(site);
             return;
         }
@@ -172,19 +156,6 @@ site_pump(struct site *site)
     }
 }
 
-void
-pump_slots(struct schedule *s)
-{
-    while (s->slot_first != NULL && s->n_links < s->env.max_connections) {
-        struct site *site = s->slot_first;
-        s->slot_first = site->slot_next;
-        if (s->slot_first == NULL)
-            s->slot_tail = &s->slot_first;
-        site->waits_for_slot = false;
-        site_pump(site);
-    }
-}
-
 static void
 check_drained(struct deferred *d)
 {
@@ -220,8 +191,9 @@ schedule_link_ready(struct site_link *link)
     }
     if (!s->draining)
         site_pump(site);
-    if (link->state == LINK_READY && (s->draining || s->slot_first != NULL))
+    if (link->state == LINK_READY && (s->draining || slot_wanted(link)))
         link_quit(link);
+    pump_slots(s); /* it may have been proven */
 }
 
 void

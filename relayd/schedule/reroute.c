@@ -115,6 +115,7 @@ schedule_delivered(struct schedule *s, struct rcpt *rcpt)
         return;
     const struct learn_way way = plan_learn_way(rcpt, rcpt->site);
     learned_delivered(s->env.learned, &way);
+    site_prove(rcpt->site, true);
     rcpt->probing = false;
 }
 

@@ -76,7 +76,8 @@ schedule_new(const struct schedule_env *env)
     map_init(&s->pins, seed);
     hand_init(&s->hand);
     lanes_init(&s->lanes, s->clock, on_lanes_due, s);
-    s->slot_tail = &s->slot_first;
+    for (size_t i = 0; i < N_ELEMENTS(s->lines); i++)
+        s->lines[i].tail = &s->lines[i].first;
     s->idle_tail = &s->idle;
     s->pending_tail = &s->pending;
     set_longest(s);

@@ -32,6 +32,10 @@
 /* Who waits for a suspension to end leaves the hand when half of it is taken, and is looked at
  * again when that ends, or now and then: a reload or a pin may have opened another way. */
 #define SITE_SUSPENDED_MS (5 * MINUTE)
+/* Of the connections, a quarter is kept for hops and for sites that have taken mail: hosts that
+ * accept and never greet may hold all others for minutes, and there can be any number of them. One
+ * at least, if there are two. */
+#define SCHEDULE_RESERVE_SHARE 4
 #define SITE_PROBE_HOP_MS (1 * MINUTE)
 #define SITE_PROBE_HOP_MAX_MS (30 * MINUTE)
 #define SCHEDULE_OVERFLOW_MS (30 * SECOND) /* those that found a site full are looked at again */

@@ -76,6 +76,7 @@ site_get_family(struct schedule *s, const char *route, const char *key, const ch
         site->hosts = site->key + (span.n - strlen(key));
         site->tls = tls;
         site->family = family;
+        site->proven = site_hop(site) != NULL;
         map_put(&s->sites, span_str(site->key), site);
     }
     site->used_at = clock_now(s->clock);
@@ -349,6 +350,7 @@ site_down(struct site *site, const struct outcome *outcome, const char *host)
     site->down_at = clock_now(s->clock);
     site->probe_at = site->down_at + delay;
     site->state = SITE_DOWN;
+    site_prove(site, site_hop(site) != NULL);
     log_down(site, outcome, delay);
     links_quit(site);        /* the probe finds out anew */
     site_replan(site, NULL); /* another route, or back to the queue */

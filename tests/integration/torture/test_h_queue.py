@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import socket
 import threading
 import time
 
@@ -69,6 +70,51 @@ def test_h04_giant_that_tempfails_delays_nobody_and_lists_in_a_stream(world, pro
     until(lambda: not node.queue("--domain", "giant.test", "--limit", "1"), 120, "them to be gone")
     promise.case(n)
     assert took < max(5, n / 20000) * PATIENCE, f"{took:.1f} s for a list of {n}"
+
+
+def listen_and_never_greet(address):
+    """Connections are taken, and nobody ever says a word on them."""
+    listener = socket.create_server((address, 25), backlog=8192)
+    listener.settimeout(0.5 * PATIENCE)
+    return listener
+
+
+def accepted(listener):
+    """Connections until no more come."""
+    taken = []
+    while True:
+        try:
+            taken.append(listener.accept()[0])
+        except TimeoutError:
+            return taken
+
+
+def test_h04_hosts_that_never_greet_delay_nobody_else(world, promise):
+    promise("H04", "very many hosts that accept and never greet: mail for others goes on")
+    nofile = size(256, 4096)
+    hop, works, address = world.remote("hop.test"), world.mx("works.test"), world.take()
+    world.dns.a("*.mute.test", address)
+    node = world.node(start=False, config={
+        "hops": {"us": {"address": f"{hop.address}:25", "tls": "off"}},
+        "transport_map": [{"domains": ["vip.test"], "route": "us"},
+                          {"default": True, "route": "direct"}]})
+    node.wrapper = ["prlimit", f"--nofile={nofile}:{nofile}"]
+    node.start()
+    connections = int(node.log.wait(event="ready")["connections_max"])
+    node.submit("a@src.test", "first@works.test", mail.message())
+    node.wait_empty()
+    with listen_and_never_greet(address) as listener:
+        fill(node, 2 * connections, lambda i: f"d{i}.mute.test")
+        held = accepted(listener)
+        assert len(held) >= connections // 2, "they must take what they can get"
+        for rcpt in ("second@vip.test", "second@works.test"):
+            node.submit("a@src.test", rcpt, mail.message())
+        assert hop.wait_mail().rcpts == ["second@vip.test"]
+        works.wait_mail(rcpt="second@works.test")
+        node.ctl("queue", "remove", "--all")
+        for connection in held:
+            connection.close()
+    promise.case(len(held))
 
 
 def test_h05_big_messages_of_many_clients_are_streamed(world, promise):

@@ -421,6 +421,72 @@ a_suspended_route_leaves_room_for_others_and_goes_on_later(void **state)
     assert_int_equal(r.n_delivered, n * 100 + 1);
 }
 
+static size_t
+opened_to(const char *site)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r.n_conns; i++)
+        n += strcmp(r.conns[i]->site, site) == 0;
+    return n;
+}
+
+static void
+hosts_that_never_greet_leave_connections_to_those_that_work(void **state)
+{
+    (void)state;
+    const size_t max = 8, reserve = max / SCHEDULE_RESERVE_SHARE;
+    char address[32];
+    rig_schedule(HOPS "transport_map: [{domains: [vip.test], route: us}, "
+                      "{default: true, route: direct}]\n",
+                 max);
+    rig_settle();
+    rig_accept_one("a@works.test");
+    RIG_WAIT(conn_to("mx.works.test", RIG_OPENING) != NULL);
+    conn_ready(conn_to("mx.works.test", RIG_OPENING));
+    conn_end(conn_to("mx.works.test", RIG_BUSY), &r.end, false);
+    conn_closed(conn_to("mx.works.test", RIG_READY));
+    RIG_WAIT(rig_finished());
+    for (size_t i = 0; i < 3 * max; i++) {
+        snprintf(address, sizeof(address), "a@mute%zu.test", i);
+        rig_accept_one(address);
+    }
+    rig_settle();
+    assert_int_equal(conns_in(RIG_OPENING), max - reserve);
+    rig_accept_one("a@vip.test");
+    rig_accept_one("b@works.test");
+    RIG_WAIT(conns_in(RIG_OPENING) == max);
+    assert_non_null(conn_to("us", RIG_OPENING));
+    assert_non_null(conn_to("mx.works.test", RIG_OPENING));
+    /* What works keeps its connection while the others wait for what they cannot have. */
+    r.auto_end = true;
+    conn_ready(conn_to("us", RIG_OPENING));
+    RIG_WAIT(r.n_delivered == 2);
+    for (int i = 0; i < 3; i++) {
+        rig_accept_one("c@vip.test");
+        rig_settle();
+    }
+    assert_int_equal(r.n_delivered, 5);
+    assert_int_equal(opened_to("us"), 1);
+    /* Who has failed is no longer one that works. */
+    struct outcome dead = path_failure("no greeting");
+    conn_failed(conn_to("mx.works.test", RIG_OPENING), &dead);
+    rig_settle();
+    assert_int_equal(conns_in(RIG_OPENING), max - reserve);
+    size_t i = 0;
+    while (r.conns[i]->state != RIG_OPENING)
+        i++;
+    conn_failed(r.conns[i], &dead);
+    rig_settle();
+    assert_int_equal(conns_in(RIG_OPENING), max - reserve); /* the next one in line */
+    r.auto_ready = true;
+    for (i = 0; i < r.n_conns; i++)
+        if (r.conns[i]->state == RIG_OPENING)
+            conn_ready(r.conns[i]);
+    rig_pass(HOUR, MINUTE);
+    RIG_WAIT(rig_finished());
+    assert_true(r.most_open <= max);
+}
+
 static void
 a_site_that_cannot_be_reached_is_probed_by_one(void **state)
 {
@@ -540,6 +606,7 @@ main(int argc, char **argv)
         T(slow_sites_leave_room_for_others),
         T(very_many_slow_sites_leave_room_for_others),
         T(a_suspended_route_leaves_room_for_others_and_goes_on_later),
+        T(hosts_that_never_greet_leave_connections_to_those_that_work),
         T(a_site_that_cannot_be_reached_is_probed_by_one),
         T(a_retry_is_the_probe_of_its_own_site_once),
         T(a_probe_whose_recipient_left_is_made_by_the_next),
