@@ -9,15 +9,19 @@
 #include <net/if.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "policy/base/mem.h"
 #include "policy/base/span.h"
+
+#define FILTER_SECONDS 10 /* to make the filter; milliseconds are usual */
 
 /* Names of system calls, apart by blanks. */
 static const char *const allowed[] = {
@@ -174,11 +178,41 @@ rules_add(scmp_filter_ctx filter, struct err *err)
     return code;
 }
 
-enum err_code
-privs_seccomp(struct err *err)
+/* ---- libseccomp without memory ---- */
+
+/* libseccomp 2.5 does not look at what malloc() returns: it crashes, or walks in circles. */
+static const int bad_ends[] = {SIGSEGV, SIGBUS, SIGALRM};
+
+static void
+on_bad_end(int number)
 {
-    if (PRIVS_TRACEABLE)
-        return ERR_OK;
+    static const char text[] = "relayd: no seccomp filter: libseccomp has crashed or hangs, "
+                               "probably out of memory\n";
+    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)number;
+    _exit(EX_OSERR);
+}
+
+static void
+guard_begin(struct sigaction before[N_ELEMENTS(bad_ends)])
+{
+    const struct sigaction act = {.sa_handler = on_bad_end};
+    for (size_t i = 0; i < N_ELEMENTS(bad_ends); i++)
+        sigaction(bad_ends[i], &act, &before[i]);
+    alarm(FILTER_SECONDS);
+}
+
+static void
+guard_end(const struct sigaction before[N_ELEMENTS(bad_ends)])
+{
+    alarm(0);
+    for (size_t i = 0; i < N_ELEMENTS(bad_ends); i++)
+        sigaction(bad_ends[i], &before[i], NULL);
+}
+
+static enum err_code
+filter_load(struct err *err)
+{
     CLEANUP(filter_release) scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
     if (filter == NULL)
         return err_set(err, ERR_IO, "seccomp is not available");
@@ -193,4 +227,17 @@ privs_seccomp(struct err *err)
     if (rc != 0)
         return err_set(err, ERR_IO, "seccomp: %s", strerror(-rc));
     return ERR_OK;
+}
+
+enum err_code
+privs_seccomp(struct err *err)
+{
+    struct sigaction before[N_ELEMENTS(bad_ends)];
+
+    if (PRIVS_TRACEABLE)
+        return ERR_OK;
+    guard_begin(before);
+    enum err_code code = filter_load(err);
+    guard_end(before);
+    return code;
 }
