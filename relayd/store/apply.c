@@ -43,11 +43,19 @@ notices_check(struct queue_batch *batch, struct store_op *op)
     return code;
 }
 
+static void
+finished_add(struct finished *f, size_t n, msec_t at)
+{
+    f->n += n;
+    if (at > f->latest_at)
+        f->latest_at = at;
+}
+
 /* Make the changes, or only the deliveries among them. Stale ones are dropped, each with its code.
  */
 static void
-changes_apply(struct store *store, struct queue_batch *batch, struct store_op *op,
-              bool only_deliveries, size_t *n_finished)
+changes_apply(struct queue_batch *batch, struct store_op *op, bool only_deliveries,
+              struct finished *finished)
 {
     for (size_t i = 0; i < op->outcomes.n_changes && !queue_batch_dead(batch); i++) {
         struct queue_change *c = &op->outcomes.changes[i];
@@ -62,11 +70,8 @@ changes_apply(struct store *store, struct queue_batch *batch, struct store_op *o
             op->code = code;
             op->err = err;
         }
-        if (code == ERR_OK && c->verb == QUEUE_FINISH) {
-            ++*n_finished;
-            if (c->finished_at > store->finished_at)
-                store->finished_at = c->finished_at;
-        }
+        if (code == ERR_OK && c->verb == QUEUE_FINISH)
+            finished_add(finished, 1, c->finished_at);
     }
 }
 
@@ -86,8 +91,7 @@ facts_apply(struct queue_batch *batch, struct store_op *op)
 }
 
 static void
-outcomes_apply(struct store *store, struct queue_batch *batch, struct store_op *op,
-               size_t *n_finished)
+outcomes_apply(struct queue_batch *batch, struct store_op *op, struct finished *finished)
 {
     op->code = ERR_OK;
     if (op->outcomes.n_notices > 0) {
@@ -96,7 +100,7 @@ outcomes_apply(struct store *store, struct queue_batch *batch, struct store_op *
             return;
     }
     if (op->code != ERR_OK) {
-        changes_apply(store, batch, op, true, n_finished);
+        changes_apply(batch, op, true, finished);
         return;
     }
     for (size_t i = 0; i < op->outcomes.n_notices; i++) {
@@ -109,20 +113,20 @@ outcomes_apply(struct store *store, struct queue_batch *batch, struct store_op *
             return;
         }
     }
-    changes_apply(store, batch, op, false, n_finished);
+    changes_apply(batch, op, false, finished);
     facts_apply(batch, op);
 }
 
 /* ------------------------------------------------------------------------------------- admin */
 
 static void
-admin_apply(struct queue_batch *batch, struct store_op *op, size_t *n_finished)
+admin_apply(struct queue_batch *batch, struct store_op *op, struct finished *finished)
 {
     op->code = queue_apply_filter(batch, &op->admin.filter, &op->admin.change, &op->admin.reached,
                                   op->admin.max, op->admin.touched, &op->admin.n_touched,
                                   &op->admin.more, &op->err);
-    if (op->code == ERR_OK && op->admin.change.verb == QUEUE_FINISH)
-        *n_finished += op->admin.n_touched;
+    if (op->code == ERR_OK && op->admin.change.verb == QUEUE_FINISH && op->admin.n_touched > 0)
+        finished_add(finished, op->admin.n_touched, op->admin.change.finished_at);
 }
 
 /* -------------------------------------------------------------------------------------- each */
@@ -147,8 +151,7 @@ op_message(const struct store_op *op)
 }
 
 void
-store_op_apply(struct store *store, struct queue_batch *batch, struct store_op *op,
-               size_t *n_finished)
+store_op_apply(struct queue_batch *batch, struct store_op *op, struct finished *finished)
 {
     const struct store_message *a = &op->add;
     IN_HAND(op_message(op));
@@ -169,11 +172,11 @@ store_op_apply(struct store *store, struct queue_batch *batch, struct store_op *
             op->code = ERR_OK;
         break;
     case STORE_OUTCOMES:
-        outcomes_apply(store, batch, op, n_finished);
+        outcomes_apply(batch, op, finished);
         break;
     case STORE_ADMIN:
         op->admin.reached = op->admin.after; /* `after` moves only when it is committed */
-        admin_apply(batch, op, n_finished);
+        admin_apply(batch, op, finished);
         break;
     }
 }

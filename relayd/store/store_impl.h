@@ -62,7 +62,8 @@ struct store {
     bool one_by_one;          /* they did not fit together */
     bool failed;
     struct err failure;
-    msec_t finished_at; /* the latest of any outcome: the history's idea of now */
+    msec_t history_at;   /* the history's idea of now, wall; 0 before the first outcome */
+    msec_t history_seen; /* boot time: when it was that */
 
     struct inbox_node failed_node; /* announces the failure, once */
 
@@ -107,8 +108,11 @@ void blocked_publish(struct store *store);
 void blocked_lower(struct store *store);
 
 /* apply.c: put one op into the batch; op->code tells, the batch may be dead afterwards. */
-void store_op_apply(struct store *store, struct queue_batch *batch, struct store_op *op,
-                    size_t *n_finished);
+struct finished {
+    size_t n; /* recipients */
+    msec_t latest_at;
+};
+void store_op_apply(struct queue_batch *batch, struct store_op *op, struct finished *finished);
 
 /* readers.c */
 void *store_reader_main(void *arg);

@@ -18,7 +18,8 @@
 #include "relayd/store/store_impl.h"
 
 #define BLOCKED_RETRY_MS 1000 /* a disk that was full gets room by somebody's hand, not sooner */
-#define ALONE_MAX 16 /* outcomes, one commit each; by then there may be room for all of them */
+#define ALONE_MAX 16    /* outcomes, one commit each; by then there may be room for all of them */
+#define HISTORY_SPEED 2 /* of history's clock behind the wall's */
 #define READERS_CHECK_MS (30 * SECOND) /* a killed relayctl or mdb_copy pins pages until then */
 
 /* Short beside a delivery, because a death in this time means to deliver again. It saves a quarter
@@ -29,7 +30,7 @@
 struct batch {
     struct queue_batch *queue_batch;
     struct node_list ops;
-    size_t n_finished;
+    struct finished finished;
     int64_t begun_us;
 };
 
@@ -162,13 +163,30 @@ batch_done(struct store *store, struct batch *b, struct commit_note *note)
     post_all(store, &done);
 }
 
+/*
+ * What the clock says when it goes on as clocks do. Behind a jump ahead history comes with double
+ * speed: a wrong clock that is put right the same day costs nothing of what has just happened.
+ */
+static msec_t
+history_now(struct store *store, msec_t finished_at)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    msec_t seen = (msec_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    msec_t most = store->history_at + HISTORY_SPEED * (seen - store->history_seen);
+    store->history_at = store->history_at != 0 && finished_at > most ? most : finished_at;
+    store->history_seen = seen;
+    return store->history_at;
+}
+
 static enum err_code
 history_trim(struct store *store, struct batch *b, struct err *err)
 {
-    if (b->n_finished == 0)
+    if (b->finished.n == 0)
         return ERR_OK;
-    return queue_history_trim(b->queue_batch, store->finished_at - store->options.history_keep_ms,
-                              store->options.history_rows, 2 * b->n_finished + 16, NULL, err);
+    msec_t now = history_now(store, b->finished.latest_at);
+    return queue_history_trim(b->queue_batch, now - store->options.history_keep_ms,
+                              store->options.history_rows, 2 * b->finished.n + 16, NULL, err);
 }
 
 /* Commit what is in the batch; false when it did not fit. */
@@ -218,14 +236,13 @@ batch_has_room(const struct batch *b)
 
 /* Put ops from the list into the batch, at most `max`. False when the batch died of the last. */
 static bool
-batch_fill(struct store *store, struct batch *b, struct node_list *from, size_t max,
-           struct err *err)
+batch_fill(struct batch *b, struct node_list *from, size_t max, struct err *err)
 {
     struct inbox_node *node;
     while (b->ops.n < max && batch_has_room(b) && (node = node_list_take(from)) != NULL) {
         struct store_op *op = op_of(node);
         node_list_add(&b->ops, node);
-        store_op_apply(store, b->queue_batch, op, &b->n_finished);
+        store_op_apply(b->queue_batch, op, &b->finished);
         if (queue_batch_dead(b->queue_batch)) {
             *err = op->err;
             err->code = op->code;
@@ -267,7 +284,7 @@ outcomes_run(struct store *store, struct node_list *from, size_t max)
     struct err err;
     if (!batch_begin(store, &b))
         return true; /* the store has failed */
-    bool fits = batch_fill(store, &b, from, max, &err);
+    bool fits = batch_fill(&b, from, max, &err);
     if (!fits)
         batch_died(store, &b, &err);
     else if (!(fits = batch_commit(store, &b, &err)))
@@ -319,7 +336,7 @@ batch_run(struct store *store)
     if (!batch_begin(store, &b))
         return;
     do {
-        if (!batch_fill(store, &b, &store->todo, SIZE_MAX, &err)) {
+        if (!batch_fill(&b, &store->todo, SIZE_MAX, &err)) {
             batch_died(store, &b, &err);
             blocked_try(store);
             return;

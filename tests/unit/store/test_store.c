@@ -458,28 +458,54 @@ a_malformed_notice_is_refused_and_changes_nothing(void **state)
 }
 
 static void
-history_is_trimmed_as_it_grows(void **state)
+store_reopen(uint64_t history_rows)
 {
-    (void)state;
     store_free(t.store);
     inbox_run(t.inbox);
     fixture_close(&t.f);
-    store_open(0, 50);
-    for (int i = 0; i < 120; i++) {
-        struct queue_change c = change(add_mail("a@d.test"), 1, QUEUE_FINISH);
-        struct store_op op;
-        outcome_fill(&op, &c, 1);
-        store_submit(t.store, &op);
-        wait_done(t.n_done + 1);
-    }
-    assert_in_range(numbers().queue.history, 48, 51);
+    store_open(0, history_rows);
+}
+
+/* A new message that is delivered at this moment. */
+static void
+finish_at(msec_t at)
+{
     struct queue_change c = change(add_mail("a@d.test"), 1, QUEUE_FINISH);
     struct store_op op;
-    c.finished_at = T0 + 30 * DAY; /* all others are older than three days by now */
+    c.finished_at = at;
     outcome_fill(&op, &c, 1);
     store_submit(t.store, &op);
     wait_done(t.n_done + 1);
-    assert_in_range(numbers().queue.history, 1, 40);
+    assert_int_equal(c.code, ERR_OK);
+}
+
+static void
+history_is_trimmed_as_it_grows(void **state)
+{
+    (void)state;
+    store_reopen(50);
+    for (int i = 0; i < 120; i++)
+        finish_at(T0 + HOUR);
+    assert_in_range(numbers().queue.history, 48, 51);
+    store_reopen(50);
+    finish_at(T0 + 30 * DAY); /* all others are older than three days by now */
+    finish_at(T0 + 30 * DAY);
+    finish_at(T0 + 30 * DAY);
+    assert_int_equal(numbers().queue.history, 3);
+}
+
+static void
+a_clock_that_jumps_ahead_costs_no_history(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        finish_at(T0 + i);
+    for (int i = 0; i < 5; i++)
+        finish_at(T0 + 10 * DAY + i);
+    assert_int_equal(numbers().queue.history, 10);
+    for (int i = 0; i < 5; i++) /* and it is put right again */
+        finish_at(T0 + HOUR + i);
+    assert_int_equal(numbers().queue.history, 15);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -503,6 +529,7 @@ main(int argc, char **argv)
         TEST(without_a_notice_a_stale_change_is_dropped_alone),
         TEST(a_malformed_notice_is_refused_and_changes_nothing),
         TEST(history_is_trimmed_as_it_grows),
+        TEST(a_clock_that_jumps_ahead_costs_no_history),
     };
     RUN_TESTS(tests);
 }
