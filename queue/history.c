@@ -1,14 +1,11 @@
 /*
  * How: rows lie in the order of their finish times, so trimming takes from the front, and what is
- * recent is read from the back. A message is found by walking: it cannot have finished before it
- * arrived, so the walk starts a day (for clocks that were set back) before the moment in its id.
+ * recent is read from the back. A message is found by walking.
  */
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
 #include "queue/queue_impl.h"
-
-#define CLOCK_SLACK_MS DAY
 
 enum err_code
 queue_history_trim(struct queue_batch *batch, msec_t before_at, uint64_t max_rows,
@@ -76,13 +73,12 @@ list_pack(const struct past_list *list, struct queue_history *ret)
 }
 
 static struct key
-start_key(uint64_t id, const struct queue_past_key *after)
+start_key(msec_t since, const struct queue_past_key *after)
 {
     if (after->finished_at != 0 || after->id != 0 || after->no != 0)
         return after->no == UINT32_MAX ? key_past(after->finished_at, after->id + 1, 0)
                                        : key_past(after->finished_at, after->id, after->no + 1);
-    msec_t from = id == 0 ? 0 : queue_id_moment(id) - CLOCK_SLACK_MS;
-    return key_past(from < 0 ? 0 : from, 0, 0);
+    return key_past(since < 0 ? 0 : since, 0, 0);
 }
 
 static struct queue_past_key
@@ -125,8 +121,9 @@ list_finish(struct past_list *list, struct queue_reader *reader, int rc,
 }
 
 enum err_code
-queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
-                   size_t max, struct queue_history *ret_history, struct err *err)
+queue_read_history(struct queue_reader *reader, uint64_t id, msec_t since,
+                   struct queue_past_key *after, size_t max, struct queue_history *ret_history,
+                   struct err *err)
 {
     struct queue_history history = {.txn_id = 0};
     enum err_code code = queue_reader_begin(reader, &history.txn_id, err);
@@ -135,7 +132,7 @@ queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_k
     CLEANUP(queue_reader_endp) struct queue_reader *end = reader;
     CLEANUP(queue_cursor_closep) MDB_cursor *cursor = NULL;
     struct past_list list = {.n = 0};
-    struct key key = start_key(id, after);
+    struct key key = start_key(since, after);
     MDB_val k = key_val(&key), v;
     int rc = mdb_cursor_open(end->txn, reader->queue->dbi[TABLE_HISTORY], &cursor);
     if (rc == 0)

@@ -467,12 +467,12 @@ struct queue_past_key {
 };
 
 /*
- * History rows of message `id` (0: of all), oldest first, after *after; at most `max`. For an id
- * the walk starts a day before the moment in it. Pages as queue_list().
+ * History rows of message `id` (0: of all) that finished at `since` or later, oldest first, after
+ * *after; at most `max`. Walks over the rows of all messages. Pages as queue_list().
  */
-MUST_CHECK enum err_code
-queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
-                   size_t max, struct queue_history *ret_history, struct err *err);
+MUST_CHECK enum err_code queue_read_history(struct queue_reader *reader, uint64_t id, msec_t since,
+                                            struct queue_past_key *after, size_t max,
+                                            struct queue_history *ret_history, struct err *err);
 
 /*
  * History rows of all messages that finished at `since` or later, newest first, before *before (all
@@ -510,7 +510,7 @@ struct queue_stats {
     uint64_t file_bytes;  /* of the data file; never shrinks */
     uint64_t quota_bytes; /* max_bytes as it holds now */
     uint64_t disk_free_bytes, min_free_bytes;
-    msec_t oldest_moment; /* of the lowest message id; 0 when there is none */
+    msec_t oldest_at; /* when the oldest message arrived; 0 when there is none */
 };
 
 /* Numbers of the last commit; constant time. Not for the loop's thread (it may touch the disk). */

@@ -36,18 +36,23 @@ entries_of(struct queue *queue, MDB_txn *txn, enum table table)
     return mdb_stat(txn, queue->dbi[table], &s) == 0 ? s.ms_entries : 0;
 }
 
+/* The lowest id is the oldest one's, but the moment in it may be ahead of any clock. */
 static msec_t
-oldest_moment(struct queue *queue, MDB_txn *txn)
+oldest_at(struct queue *queue, MDB_txn *txn)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
-    msec_t moment = 0;
+    struct record_msg m;
+    uint64_t id = 0;
     if (mdb_cursor_open(txn, queue->dbi[TABLE_MESSAGE], &cursor) != 0)
         return 0;
     if (mdb_cursor_get(cursor, &key, &value, MDB_FIRST) == 0 && key.mv_size == KEY_ID_BYTES)
-        moment = queue_id_moment(key_number(key.mv_data, 8));
+        id = key_number(key.mv_data, 8);
     mdb_cursor_close(cursor);
-    return moment;
+    if (id == 0)
+        return 0;
+    return queue_msg_get(queue, txn, id, &m, NULL) == ERR_OK ? m.msg.arrived_at
+                                                             : queue_id_moment(id);
 }
 
 void
@@ -71,7 +76,7 @@ queue_stats_fill(struct queue *queue, MDB_txn *txn, struct queue_stats *ret)
     ret->quota_bytes = atomic_load_explicit(&queue->max_bytes, memory_order_relaxed);
     ret->min_free_bytes = atomic_load_explicit(&queue->min_free_bytes, memory_order_relaxed);
     ret->disk_free_bytes = queue_disk_free(queue);
-    ret->oldest_moment = oldest_moment(queue, txn);
+    ret->oldest_at = oldest_at(queue, txn);
 }
 
 enum err_code

@@ -121,7 +121,9 @@ add_queue(struct daemon *d, cJSON *json)
     cJSON_AddNumberToObject(queue, "held", (double)n.queue.held);
     cJSON_AddNumberToObject(queue, "bytes", (double)n.queue.used_bytes);
     cJSON_AddNumberToObject(queue, "max_bytes", (double)n.queue.quota_bytes);
-    api_add_time(queue, "oldest_at", n.queue.oldest_moment);
+    /* A clock that was ahead when it came says nothing about its age. */
+    bool known = n.queue.oldest_at <= clock_wall(loop_clock(d->loop));
+    api_add_time(queue, "oldest_at", known ? n.queue.oldest_at : 0);
 }
 
 static void

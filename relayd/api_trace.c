@@ -11,6 +11,7 @@
 
 #define HISTORY_PAGE 500
 #define TRACE_EVENTS_MAX 5000
+#define CLOCK_SLACK_MS DAY /* a clock that was set back by less finds its messages at once */
 
 struct trace {
     struct store_read mail, history;
@@ -135,6 +136,17 @@ trace_end(struct trace *t, enum err_code code, const char *text)
     free(t);
 }
 
+/*
+ * Nothing has finished before it arrived, and the id tells when that was, unless the clock was set
+ * back: ids go on from the latest moment there was. Then history is walked from its beginning.
+ */
+static msec_t
+history_since(const struct trace *t)
+{
+    msec_t moment = queue_id_moment(t->id);
+    return moment > clock_wall(loop_clock(t->api->d->loop)) ? 0 : moment - CLOCK_SLACK_MS;
+}
+
 static void
 history_done(struct store_read *read)
 {
@@ -149,6 +161,11 @@ history_done(struct store_read *read)
         add_finished(t, &history->rows[i]);
     bool more = history->more && t->n_events < TRACE_EVENTS_MAX;
     queue_history_release(history);
+    if (!more && !t->found && read->history.since > 0) {
+        read->history.since = 0;
+        read->history.after = (struct queue_past_key){0};
+        more = true;
+    }
     if (more)
         store_read(t->api->d->store, read);
     else
@@ -170,6 +187,7 @@ mail_done(struct store_read *read)
     t->history.kind = STORE_READ_HISTORY;
     t->history.done = history_done;
     t->history.history.id = t->id;
+    t->history.history.since = history_since(t);
     t->history.history.max = HISTORY_PAGE;
     store_read(t->api->d->store, &t->history);
 }

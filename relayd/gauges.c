@@ -45,8 +45,7 @@ collect_store(struct daemon *d, struct daemon_gauges *g)
     metric_set(g->queue_held, (double)n.queue.held);
     metric_set(g->queue_used, (double)n.queue.used_bytes);
     metric_set(g->queue_free, (double)n.queue.disk_free_bytes);
-    msec_t age =
-        n.queue.oldest_moment == 0 ? 0 : clock_wall(loop_clock(d->loop)) - n.queue.oldest_moment;
+    msec_t age = n.queue.oldest_at == 0 ? 0 : clock_wall(loop_clock(d->loop)) - n.queue.oldest_at;
     metric_set(g->oldest, (double)(age < 0 ? 0 : age) / 1000);
     metric_set(g->blocked, (double)n.blocked);
     metric_set(g->commits, (double)n.commits);

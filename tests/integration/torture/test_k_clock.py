@@ -168,6 +168,33 @@ def test_k04_starts_and_serves_at_any_date(world, promise, shifted, name):
     promise.case()
 
 
+def test_k04_history_outlives_a_clock_that_was_ahead(world, promise, shifted):
+    promise("K04", "the clock was ahead: what had finished before can be traced, and what comes after")
+    mx = world.mx("dest.test")
+    node, clock = shifted()
+
+    def deliver(ahead):
+        clock.jump(ahead)
+        ident = node.submit("a@src.test", "b@dest.test", mail.message())
+        mx.wait_mail(len(idents) + 1)
+        node.wait_empty()
+        return ident
+
+    idents = []
+    for ahead in [0, 10 * DAY, 0, 2 * DAY, 10 * YEAR, 0, 0]:
+        idents.append(deliver(ahead))
+        for ident in idents:
+            done = node.ctl("trace", ident, check=False)
+            assert done.returncode == 0, f"{idents.index(ident)} of {len(idents)}: {done.stderr}"
+            promise.case()
+    mx.answer("rcpt", "451 4.3.0 later")
+    node.submit("a@src.test", "b@dest.test", mail.message())
+    at = node.ctl_json("status")["queue"]["oldest_at"]
+    assert abs(calendar.timegm(time.strptime(at[:19], "%Y-%m-%dT%H:%M:%S")) - time.time()) < 60, at
+    node.restart()  # it waits under an id of long after today
+    assert node.ctl_json("status")["queue"]["oldest_at"] == at
+
+
 def test_k04_deadlines_of_a_delivery_do_not_follow_the_wall_clock(world, promise, shifted):
     promise("K04", "the deadlines of a delivery are monotonic")
     gate, mx = threading.Event(), world.mx("dest.test")
