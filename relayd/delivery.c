@@ -152,6 +152,19 @@ struct body_read {
     char bytes[DELIVER_CHUNK_MAX];
 };
 
+/* It is damaged; or it is gone, since a verb removed the message while it was on its way. */
+static void
+body_unread(struct connection *c, const struct store_read *read)
+{
+    const char *why = "the message was removed from the queue";
+    if (read->code != ERR_NOT_FOUND) {
+        why = "the message cannot be read from the queue";
+        log_alert(c->d->env.log, "queue_damaged", "%s: its body cannot be read: %s",
+                  c->msg->id_text, read->err.text);
+    }
+    deliver_body_failed(c->conn, &c->txn, why);
+}
+
 static void
 body_read_done(struct store_read *read)
 {
@@ -162,9 +175,7 @@ body_read_done(struct store_read *read)
     if (c->conn != NULL && c->msg == br->msg) {
         uint64_t end = read->body.offset + read->body.n;
         if (read->code != ERR_OK) {
-            log_alert(c->d->env.log, "queue_damaged", "%s: its body cannot be read: %s",
-                      c->msg->id_text, read->err.text);
-            deliver_body_failed(c->conn, &c->txn, "the message cannot be read from the queue");
+            body_unread(c, read);
         } else {
             deliver_body(c->conn, &c->txn, read->body.offset, span_of(br->bytes, read->body.n),
                          read->body.n == 0 || end >= c->msg->q.body_bytes);

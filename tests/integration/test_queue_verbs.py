@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 
 import pytest
 
@@ -131,6 +132,22 @@ def test_remove_leaves_no_trace_for_the_sender(world, parked):
     until(lambda: rcpts(node) == ["z@two.test"], what="the removed ones to go")
     assert not back.sessions
     assert node.ctl("verify").returncode == 0
+
+
+def test_removing_what_is_being_sent_is_no_damage(world):
+    gate = threading.Event()
+    mx = world.mx("dest.test")
+    mx.answer("data", lambda session: gate.wait(30) and "354 go on")
+    node = world.node(config={"limits": {"memory": "1MiB"}})
+    ident = node.submit("a@src.test", "b@dest.test",
+                        mail.message(body=("x" * 70 + "\r\n") * 20000))  # read piece by piece
+    mx.wait_command("^DATA")
+    node.ctl("queue", "remove", ident)
+    gate.set()
+    assert "removed" in node.log.wait(event="attempt", msg=ident)["text"]
+    node.log.wait(event="outcome_dropped", msg=ident)
+    assert not node.log.all(alert="queue_damaged")
+    assert not mx.mails and not node.queue()
 
 
 def test_bounce_tells_the_sender(world, parked):
