@@ -51,9 +51,6 @@ struct meta {
     uint64_t last_page, txn;
 };
 
-_Static_assert(sizeof(struct head) == 16 && sizeof(struct node) == 8, "as in LMDB's file");
-_Static_assert(sizeof(struct tree) == 48 && sizeof(struct meta) == 136, "as in LMDB's file");
-
 static inline struct head
 head_of(const char *page)
 {

@@ -19,6 +19,9 @@
 #include "queue/queue_impl.h"
 #include "queue/structure_impl.h"
 
+_Static_assert(sizeof(struct head) == 16 && sizeof(struct node) == 8, "as in LMDB's file");
+_Static_assert(sizeof(struct tree) == 48 && sizeof(struct meta) == 136, "as in LMDB's file");
+
 /* Keys of the tables that have one size. */
 static const size_t key_sizes[TABLES] = {
     [TABLE_MESSAGE] = KEY_ID_BYTES,   [TABLE_BODY] = KEY_ID_NO_BYTES,

@@ -39,6 +39,7 @@ struct tls_ctx {
     struct tls_sessions *sessions; /* client */
 };
 
+/* The context of the SSL_CTX that it was made from. */
 struct tls_ctx *tls_ctx_of(const SSL *ssl);
 
 /* NULL: it serves, or its sessions are not kept. */
