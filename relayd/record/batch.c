@@ -46,35 +46,68 @@ item_release(struct item *item)
     *item = (struct item){0};
 }
 
+static void tell(struct batch *b);
+
 static void
 batch_free(struct batch *b)
 {
+    struct record *r = b->record;
+    bool was_telling = b->telling;
+
     notices_release(b);
     for (size_t i = 0; i < b->n_items; i++)
         item_release(&b->items[i]);
-    b->record->env.settings_give(b->record->env.arg, b->settings);
+    r->env.settings_give(r->env.arg, b->settings);
     free(b->items);
     free(b->changes);
     free(b->notices);
     free(b->messages);
     free(b->original);
     free(b);
+    r->n_telling -= was_telling;
+    if (was_telling && r->n_telling < RECORD_TELLING_MAX && !STAILQ_EMPTY(&r->waiting)) {
+        b = STAILQ_FIRST(&r->waiting);
+        STAILQ_REMOVE_HEAD(&r->waiting, link);
+        tell(b);
+    }
+}
+
+void
+batches_drop(struct record *r)
+{
+    struct batch *b;
+    while ((b = STAILQ_FIRST(&r->waiting)) != NULL) {
+        STAILQ_REMOVE_HEAD(&r->waiting, link);
+        batch_free(b);
+    }
+}
+
+static void
+tell(struct batch *b)
+{
+    b->telling = true;
+    b->record->n_telling++;
+    notices_start(b);
 }
 
 void
 batch_start(struct batch *b)
 {
-    bool tell = false;
+    bool owed = false, delivered = false;
     if (b->n_items == 0) {
         batch_free(b);
         return;
     }
-    for (size_t i = 0; i < b->n_items; i++)
-        tell |= b->items[i].tell;
-    if (tell)
-        notices_start(b);
-    else
+    for (size_t i = 0; i < b->n_items; i++) {
+        owed |= b->items[i].tell;
+        delivered |= b->items[i].delivered;
+    }
+    if (!owed)
         batch_submit(b);
+    else if (delivered || b->record->n_telling < RECORD_TELLING_MAX)
+        tell(b); /* a delivery waits for nobody: until it is stored it may be repeated */
+    else
+        STAILQ_INSERT_TAIL(&b->record->waiting, b, link);
 }
 
 /* ---- into the store ---- */

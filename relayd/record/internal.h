@@ -10,13 +10,20 @@
 #include "relayd/record/record.h"
 #include "relayd/sign.h"
 
+#include <sys/queue.h>
+
 #define RECORD_RCPTS_MAX 100 /* of one transaction */
+/* Batches whose notices are being made: each may hold 256 KiB of its original, and the report. When
+ * thousands fail at once, by a verb or at the end of their time, the others wait. */
+#define RECORD_TELLING_MAX 32
 
 struct record {
     struct record_env env;
     struct metric_family *outcomes[6]; /* by enum maillog_outcome; NULL: not counted */
     uint64_t totals[6];                /* by enum maillog_outcome */
     struct metric *notices;
+    size_t n_telling;
+    STAILQ_HEAD(, batch) waiting; /* to tell somebody */
 };
 
 /* One recipient of a batch and what is to become of it. */
@@ -71,13 +78,16 @@ struct batch {
     struct notice *notices;         /* NULL while nobody is told: most deliveries */
     struct store_message *messages; /* of them */
     char *original;                 /* the original's first bytes, when they had to be read */
+    bool telling;                   /* one of record's n_telling */
+    STAILQ_ENTRY(batch) link;       /* in record's waiting */
 };
 
 /* batch.c */
 struct batch *batch_new(struct record *r, struct msg *msg, size_t n_items);
 /* Build the notices that are owed, sign them, store everything, tell schedule. Owns the batch. */
 void batch_start(struct batch *b);
-void batch_submit(struct batch *b); /* notices are ready */
+void batch_submit(struct batch *b);  /* notices are ready */
+void batches_drop(struct record *r); /* those that wait: the queue keeps what they are about */
 
 /* notice.c: read what is needed of the original, build and sign; ends with batch_submit(). */
 void notices_start(struct batch *b);

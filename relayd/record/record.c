@@ -16,6 +16,7 @@ record_new(const struct record_env *env)
 {
     struct record *r = xcalloc(1, sizeof(*r));
     r->env = *env;
+    STAILQ_INIT(&r->waiting);
     maillog_metrics(r);
     return r;
 }
@@ -23,6 +24,8 @@ record_new(const struct record_env *env)
 void
 record_free(struct record *r)
 {
+    if (r != NULL)
+        batches_drop(r);
     free(r);
 }
 

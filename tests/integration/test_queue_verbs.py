@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from rig import mail
-from rig.node import binary
-from rig.proc import run
+from rig.node import binary, sanitized
+from rig.proc import rss_kib, run
 from rig.remote import SILENCE
 from rig.wait import seconds_until, until
 
@@ -366,3 +366,28 @@ def test_unknown_verbs_and_missing_daemon_exit_non_zero(parked):
     node.stop()
     assert node.ctl("status", check=False).returncode != 0
     node.start()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sanitized(), reason="a sanitizer keeps memory of its own")
+def test_bounce_of_many_takes_little_memory(world):
+    """Originals and reports of 2,000 messages of 28 KiB would be 150 MiB."""
+    world.mx("dest.test")
+    world.mx("src.test").answer("rcpt", "451 4.3.0 later")
+    node = world.node(config=WAITING)
+    node.ctl("queue", "hold", "--domain", "dest.test")
+    with node.client() as session:
+        session.ehlo()
+        for i in range(2000):
+            session.submit(f"a{i}@src.test", f"u{i}@dest.test",
+                           mail.message(body=("x" * 70 + "\r\n") * 400))
+    before, peak = rss_kib(node.pid), 0
+    node.ctl("queue", "bounce", "--domain", "dest.test")
+
+    def told():
+        nonlocal peak
+        peak = max(peak, rss_kib(node.pid))
+        return len(node.log.all(event="received", client="notice")) == 2000
+
+    until(told, 60, "all notices")
+    assert peak - before < 80 << 10, f"{before} -> {peak} KiB"
