@@ -71,13 +71,15 @@ xtext_valid(struct span text)
     return ok;
 }
 
-/* RFC 6533 section 3: \x{HEX} of a code point that needs it; never of a control character. */
+/* RFC 6533 section 3: \x{HEX} of a code point that needs it; never of a control character, which
+ * does not come as it is, either: where SMTPUTF8 is not offered it would have to go as \x{HEX}. */
 static bool
 utf8_addr_valid(struct span text)
 {
     for (size_t i = 0; i < text.n; i++) {
         unsigned char c = (unsigned char)text.p[i];
-        if (c < 33 || c == '=' || c == '+' || c == 127)
+        bool c1 = c == 0xc2 && i + 1 < text.n && (unsigned char)text.p[i + 1] < 0xa0;
+        if (c < 33 || c == '=' || c == '+' || c == 127 || c1)
             return false;
         if (c != '\\')
             continue;
