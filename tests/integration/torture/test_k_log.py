@@ -97,8 +97,8 @@ def test_k07_every_recipient_has_one_final_line(world, promise):
         waiting = node.queue("--domain", "later.test", "--limit", "100")
         for i, verb in enumerate(("remove", "bounce", "hold", "reroute")):
             if i < len(waiting):
-                more = ["direct"] if verb == "reroute" else []
-                node.ctl("queue", verb, waiting[i]["id"], *more, check=False)
+                where = ["direct"] if verb == "reroute" else []
+                node.ctl("queue", verb, waiting[i]["id"], *where, check=False)
         if round_ % 2:
             node.restart()  # an orderly one: kill -9 may cost the last lines of the log
         promise.case(reconcile(node) and 1)
