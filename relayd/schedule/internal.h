@@ -135,6 +135,7 @@ struct schedule {
     bool fresh_stuck; /* likewise, but only a later sweep will let it in */
     struct queue_key fresh_after;
     size_t lane_reads;     /* under way */
+    msec_t wall_ahead;     /* of the monotonic clock, when timers were last set by it */
     msec_t lanes_retry_at; /* monotonic: when to list the lanes again, which failed; 0: not */
     /* connections */
     size_t n_links, n_busy;
@@ -298,6 +299,7 @@ void pins_free(struct schedule *s);
 /* pause.c */
 void pause_load(struct schedule *s, struct span name, struct span value); /* a suspension's row */
 bool pause_domain(const struct schedule *s, struct span domain);
+void pauses_arm(struct schedule *s); /* by the wall clock; again when it has jumped */
 void pauses_free(struct schedule *s);
 void sites_pump(struct schedule *s); /* all of them */
 void pauses_load(struct schedule *s, void (*then)(struct schedule *s));

@@ -114,6 +114,19 @@ lanes_again(struct lanes *lanes, uint64_t hash)
 }
 
 void
+lanes_rearm(struct lanes *lanes)
+{
+    size_t pos = 0;
+    struct span key;
+    void *value;
+    while (map_next(&lanes->map, &pos, &key, &value)) {
+        struct lane *lane = value;
+        if (timer_is_set(&lane->timer))
+            lane_arm(lane);
+    }
+}
+
+void
 lanes_wake(struct lanes *lanes)
 {
     size_t pos = 0;

@@ -57,6 +57,8 @@ void lanes_note(struct lanes *lanes, uint64_t hash, msec_t due_at);
 void lanes_ask(struct lanes *lanes, uint64_t hash);
 /* Those of this lane that were passed over are looked at again now, if there is the lane. */
 void lanes_again(struct lanes *lanes, uint64_t hash);
+/* The wall clock was set, or the machine slept: timers go by another clock. */
+void lanes_rearm(struct lanes *lanes);
 /* Look into every lane now: a hold or suspension has ended. */
 void lanes_wake(struct lanes *lanes);
 /* The next due lane, taken off the line and marked as being read; NULL when none is due. */

@@ -89,8 +89,6 @@ domain_out(struct schedule *s)
     free(out);
 }
 
-static void pauses_arm(struct schedule *s);
-
 static void
 on_pause_over(void *arg)
 {
@@ -117,7 +115,7 @@ on_pause_over(void *arg)
     pauses_arm(s);
 }
 
-static void
+void
 pauses_arm(struct schedule *s)
 {
     msec_t first = INT64_MAX;

@@ -10,6 +10,7 @@
 #include "relayd/ops/log.h"
 
 #define SWEEP_MS SECOND
+#define JUMP_MS (2 * SECOND)      /* less is what time servers do */
 #define BODY_KEEP_MS (2 * SECOND) /* a body whose first attempt has not come by then is dropped */
 #define LANES_PAGE 10000
 
@@ -30,11 +31,25 @@ bodies_sweep(struct schedule *s, msec_t now)
 
 static void read_lanes(struct schedule *s);
 
+/* Due times are of the wall clock, and timers are not: after a jump they are set anew. */
+static void
+clock_watch(struct schedule *s, msec_t now)
+{
+    msec_t ahead = clock_wall(s->clock) - now, moved = ahead - s->wall_ahead;
+
+    if (moved < JUMP_MS && moved > -JUMP_MS)
+        return;
+    s->wall_ahead = ahead;
+    lanes_rearm(&s->lanes);
+    pauses_arm(s);
+}
+
 static void
 on_sweep(void *arg)
 {
     struct schedule *s = arg;
     msec_t now = clock_now(s->clock);
+    clock_watch(s, now);
     bodies_sweep(s, now);
     if (s->lanes_retry_at != 0 && now >= s->lanes_retry_at)
         read_lanes(s);
@@ -69,6 +84,7 @@ schedule_new(const struct schedule_env *env)
 
     s->env = *env;
     s->clock = loop_clock(env->loop);
+    s->wall_ahead = clock_wall(s->clock) - clock_now(s->clock);
     s->policy = env->policy;
     arc4random_buf(&seed, sizeof(seed));
     map_init(&s->sites, seed);
