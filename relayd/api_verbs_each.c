@@ -68,12 +68,15 @@ note(struct verb_run *run, const struct queue_rcpt *rcpt, msec_t now, size_t at)
 {
     bool hold = run->verb == VERB_HOLD;
     struct strbuf bytes = STRBUF_INIT;
+    struct outcome held; /* its text is in `a` until that is encoded */
     struct attempts a;
 
-    if (attempts_decode(rcpt->attempts, &a, NULL) != ERR_OK && !hold)
-        return false;
+    if (attempts_decode(rcpt->attempts, &a, NULL) != ERR_OK) {
+        if (!hold)
+            return false;
+        a = (struct attempts){0};
+    }
     if (hold) {
-        struct outcome held;
         outcome_set(&held, OUTCOME_DEFERRED, ORIGIN_LOCAL, "queue", "4.2.0", "%s", run->reason);
         attempts_add(&a, &held, SPAN_NONE, SPAN_NONE, now);
     } else {
