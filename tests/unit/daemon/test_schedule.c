@@ -435,7 +435,7 @@ hosts_that_never_greet_leave_connections_to_those_that_work(void **state)
 {
     (void)state;
     const size_t max = 8, reserve = max / SCHEDULE_RESERVE_SHARE;
-    char address[32];
+    static char addresses[24][32]; /* read by the store's thread */
     rig_schedule(HOPS "transport_map: [{domains: [vip.test], route: us}, "
                       "{default: true, route: direct}]\n",
                  max);
@@ -446,9 +446,9 @@ hosts_that_never_greet_leave_connections_to_those_that_work(void **state)
     conn_end(conn_to("mx.works.test", RIG_BUSY), &r.end, false);
     conn_closed(conn_to("mx.works.test", RIG_READY));
     RIG_WAIT(rig_finished());
-    for (size_t i = 0; i < 3 * max; i++) {
-        snprintf(address, sizeof(address), "a@mute%zu.test", i);
-        rig_accept_one(address);
+    for (size_t i = 0; i < N_ELEMENTS(addresses); i++) {
+        snprintf(addresses[i], sizeof(addresses[i]), "a@mute%zu.test", i);
+        rig_accept_one(addresses[i]);
     }
     rig_settle();
     assert_int_equal(conns_in(RIG_OPENING), max - reserve);
