@@ -104,7 +104,8 @@ const struct option config_schema[] = {
            RANGE(1, 10000)),
     OPTION("trusted_clients[].host", OPT_DOMAIN, NULL, "office.example-ddns.net",
            "A name (DDNS) whose addresses are trusted, at most 16 of them, resolved in the "
-           "background as its TTL runs out. An address that leaves the answer is trusted no more.",
+           "background as its TTL runs out. An address that leaves the answer is trusted no more. "
+           "Before DNS has answered for the first time, who may be meant is told to come again.",
            IN(config_trust, host)),
     OPTION("trusted_clients[].require", OPT_FLAGS, NULL, "[auth]",
            "What is asked besides the address of a cidr or host entry: auth, tls or both. Default: "

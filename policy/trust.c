@@ -49,7 +49,7 @@ may_have_name(const struct config_trust *entry, const struct trust_query *query)
     for (size_t i = 0; names != NULL && i < names->n; i++)
         if (strcmp(names->list[i].host, entry->host) == 0)
             return query->peer.family == 4 ? names->list[i].v4_unknown : names->list[i].v6_unknown;
-    return names != NULL; /* not asked for yet */
+    return false; /* a reload has taken it away: nobody */
 }
 
 /* The address matches, as `what` says: does the client show what the entry asks besides? */

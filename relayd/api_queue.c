@@ -225,7 +225,7 @@ mail_json(struct daemon *d, const struct queue_mail *mail)
         const struct queue_rcpt *rcpt = &mail->rcpts[i];
         cJSON *item = cJSON_CreateObject();
         struct attempts a;
-        add_rcpt(item, d, rcpt, false, &a);
+        add_rcpt(item, d, rcpt, schedule_hold_reason(d->schedule, rcpt->domain) != NULL, &a);
         cJSON_AddNumberToObject(item, "no", rcpt->no);
         cJSON_AddNumberToObject(item, "revision", rcpt->revision);
         cJSON_AddNumberToObject(item, "notify", rcpt->notify);

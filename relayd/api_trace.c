@@ -11,7 +11,6 @@
 
 #define HISTORY_PAGE 500
 #define TRACE_EVENTS_MAX 5000
-#define CLOCK_SLACK_MS DAY /* a clock that was set back by less finds its messages at once */
 
 struct trace {
     struct store_read mail, history;
@@ -68,7 +67,10 @@ add_waiting(struct trace *t, const struct queue_mail *mail)
         cJSON *json = cJSON_CreateObject();
         api_add_span(json, "rcpt", rcpt->address);
         cJSON_AddNumberToObject(json, "no", rcpt->no);
-        cJSON_AddStringToObject(json, "state", api_state(t->api->d, rcpt, false));
+        cJSON_AddStringToObject(
+            json, "state",
+            api_state(t->api->d, rcpt,
+                      schedule_hold_reason(t->api->d->schedule, rcpt->domain) != NULL));
         cJSON_AddNullToObject(json, "result");
         cJSON_AddNullToObject(json, "finished_at");
         cJSON_AddItemToArray(t->rcpts, json);
@@ -136,17 +138,6 @@ trace_end(struct trace *t, enum err_code code, const char *text)
     free(t);
 }
 
-/*
- * Nothing has finished before it arrived, and the id tells when that was, unless the clock was set
- * back: ids go on from the latest moment there was. Then history is walked from its beginning.
- */
-static msec_t
-history_since(const struct trace *t)
-{
-    msec_t moment = queue_id_moment(t->id);
-    return moment > clock_wall(loop_clock(t->api->d->loop)) ? 0 : moment - CLOCK_SLACK_MS;
-}
-
 static void
 history_done(struct store_read *read)
 {
@@ -161,11 +152,6 @@ history_done(struct store_read *read)
         add_finished(t, &history->rows[i]);
     bool more = history->more && t->n_events < TRACE_EVENTS_MAX;
     queue_history_release(history);
-    if (!more && !t->found && read->history.since > 0) {
-        read->history.since = 0;
-        read->history.after = (struct queue_past_key){0};
-        more = true;
-    }
     if (more)
         store_read(t->api->d->store, read);
     else
@@ -187,7 +173,8 @@ mail_done(struct store_read *read)
     t->history.kind = STORE_READ_HISTORY;
     t->history.done = history_done;
     t->history.history.id = t->id;
-    t->history.history.since = history_since(t);
+    /* From the beginning: an id says when the message came by a clock that may have been wrong. */
+    t->history.history.since = 0;
     t->history.history.max = HISTORY_PAGE;
     store_read(t->api->d->store, &t->history);
 }

@@ -422,7 +422,7 @@ on_closed(void *arg, const struct conn_end *end)
 
     /* Who sends all he has and closes his half still gets his replies. */
     if ((end->kind == CONN_END_EOF || end->kind == CONN_END_TRUNCATED) &&
-        s->stage == SESSION_SMTP && !s->out_waits) {
+        s->stage == SESSION_SMTP && (!s->out_waits || end->kind == CONN_END_EOF)) {
         s->eof = true;
         session_run(s);
     } else {

@@ -253,9 +253,10 @@ stranger_may_ask(struct smtpd *s, struct span domain)
         t->n_refused++;
         s->counts.rcpts_refused++;
         s->counts.relay_denied += !s->undecided;
-        s->counts.errors += !s->undecided; /* it may be a customer who has to wait */
+        /* Who has to wait may be a customer with a long list; who comes with another one is not. */
+        s->counts.errors += !s->undecided || s->counts.rcpts_refused > s->conf->max_rcpts;
         smtpd_reply(s, text);
-        smtpd_tell(s, SMTPD_EVENT_REFUSED, span_str(text), true);
+        smtpd_tell(s, SMTPD_EVENT_REFUSED, span_str(text), !s->undecided);
         rcpt_drop(s);
         return false;
     }

@@ -328,6 +328,14 @@ def test_explain_gives_rule_route_and_site(world, parked):
     assert re.search(r"relayd\.yaml:\d+", text), "the rule's file and line"
 
 
+def test_domain_on_hold_is_held_in_show_and_trace_too(parked):
+    node, _, _ = parked
+    node.ctl("queue", "hold", "--domain", "two.test")
+    assert [w["state"] for w in node.queue("--domain", "two.test")] == ["held"]
+    for verb in ("queue", "show"), ("trace",):
+        assert [r["state"] for r in node.ctl_json(*verb, node.second)["recipients"]] == ["held"]
+
+
 def test_suspend_and_resume_a_domain(parked):
     node, one, two = parked
     two.behave()

@@ -331,11 +331,30 @@ def test_d04_who_may_be_meant_by_a_name_is_not_refused_for_good_before_dns_has_a
 
     server = world.keep(OddDns(world.take(), zone))
     node = world.node(config={"resolver": {"servers": [server.server], "timeout": "1s"},
-                              **trusting()})
+                              "limits": {"recipients_per_message": 5}, **trusting()})
     for source in (office, world.take()):
         assert attempt(node, source) == 450
         promise.case()
+    with node.client() as session:  # nobody tries for ever
+        session.ehlo()
+        session.mail("a@src.test")
+        codes = [may_relay(session).code for _ in range(26)]
+        assert set(codes[:-1]) == {450} and codes[-1] == 421, codes
     answers.set()
     node.restart()
     wait_change(node, added=office)
     assert attempt(node, office) == 250 and attempt(node, world.take()) == 554
+
+
+def test_d04_a_name_that_a_reload_took_away_stands_for_nobody_in_open_sessions(world, promise):
+    promise("D04", "a name that was taken away is nobody's, not one that is not known yet").case()
+    world.dns.a(NAME, world.take())
+    others = {"cidr": "203.0.113.0/24"}
+    node = world.node(config={"trusted_clients": [*trusting()["trusted_clients"], others]})
+    node.log.wait(event="trusted_name", name=NAME)
+    with node.client(source=world.take()) as session:
+        session.ehlo()
+        session.mail("a@src.test")
+        assert may_relay(session).code == 554
+        node.reload({"trusted_clients": [others]})
+        assert may_relay(session).code == 554

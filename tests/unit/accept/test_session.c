@@ -489,6 +489,38 @@ test_a_client_that_asks_little_at_a_time_and_reads_nothing_is_dropped(void **sta
     drop_who_reads_nothing(*state, 900); /* answered in 3,000 octets: less than is worth a flush */
 }
 
+static void
+test_who_closes_his_half_hears_all_of_what_waits_for_him(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(strbuf_release) struct strbuf group = STRBUF_INIT;
+    char buf[65536];
+    size_t n_commands = 0, n_replies = 0;
+    ssize_t n;
+
+    begin(w);
+    struct client c = stream_from(w, "192.0.2.1");
+    for (int i = 0; i < 150; i++)
+        strbuf_add_str(&group, "HELP\r\n");
+    hear(c, "220");
+    while (send(c.fd, group.p, group.n, MSG_NOSIGNAL) == (ssize_t)group.n) {
+        n_commands += 150;
+        spin(w);
+        assert_true(n_commands < 1000000);
+    }
+    shutdown(c.fd, SHUT_WR);
+    spin(w);
+    for (int idle = 0; idle < 20; spin(w)) {
+        n = read(c.fd, buf, sizeof buf);
+        for (ssize_t i = 0; i < n; i++)
+            n_replies += buf[i] == '\n';
+        idle = n > 0 ? 0 : idle + 1;
+    }
+    assert_in_range(n_replies, n_commands, n_commands + 150); /* the last group came in part */
+    assert_int_equal(w->accept->stats.sessions, 0);
+    close(c.fd);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -514,6 +546,7 @@ main(int argc, char **argv)
         TEST(test_an_idle_session_is_small),
         TEST(test_a_client_that_reads_nothing_is_dropped),
         TEST(test_a_client_that_asks_little_at_a_time_and_reads_nothing_is_dropped),
+        TEST(test_who_closes_his_half_hears_all_of_what_waits_for_him),
     };
     RUN_TESTS(tests);
 }

@@ -215,8 +215,8 @@ a_name_that_is_not_known_yet_may_be_anybody_of_the_family(void **state)
         {"192.0.2.1", false, true, true, false, false},
         {"2001:db9::1", false, true, true, false, true},
         {"192.0.2.1", false, false, true, false, false},
-        {"192.0.2.1", false, false, false, false, true}, /* not asked for yet */
-        {"10.9.0.1", true, true, true, true, false},     /* trusted anyhow */
+        {"192.0.2.1", true, true, false, false, false}, /* a reload has taken it away */
+        {"10.9.0.1", true, true, true, true, false},    /* trusted anyhow */
     };
     static const struct text_file files[] = {
         {.path = "c.yaml",
