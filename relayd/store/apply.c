@@ -99,6 +99,8 @@ outcomes_apply(struct queue_batch *batch, struct store_op *op, struct finished *
         if (queue_batch_dead(batch))
             return;
     }
+    if (op->code == ERR_OK && op->outcomes.only_deliveries)
+        op->code = err_set(&op->err, ERR_STALE, "no room for its notices");
     if (op->code != ERR_OK) {
         changes_apply(batch, op, true, finished);
         return;

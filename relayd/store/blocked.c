@@ -114,6 +114,16 @@ has_delivery(const struct store_op *op)
     return false;
 }
 
+/* A delivery must not wait for the room that a notice needs: it is made again after a crash. */
+bool
+blocked_split(struct store_op *op)
+{
+    if (op->kind != STORE_OUTCOMES || op->outcomes.n_notices == 0 || !has_delivery(op))
+        return false;
+    op->outcomes.only_deliveries = true;
+    return true;
+}
+
 static bool
 holds_delivery(const struct node_list *list)
 {

@@ -125,6 +125,7 @@ struct store_op {
             size_t n_facts;
             const struct store_message *notices;
             size_t n_notices;
+            bool only_deliveries; /* store's own: its notices find no room (ERR_STALE) */
         } outcomes;
         /* `touched` has room for `max`; go on with a new op while `more`. */
         struct {

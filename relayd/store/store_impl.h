@@ -64,6 +64,8 @@ struct store {
     struct err failure;
     msec_t history_at;   /* the history's idea of now, wall; 0 before the first outcome */
     msec_t history_seen; /* boot time: when it was that */
+    msec_t ahead_since;  /* boot time: since when the clock has been ahead of it; 0: it is not */
+    size_t n_commits, n_shown; /* of something; up to which room was made visible (room_show) */
 
     struct inbox_node failed_node; /* announces the failure, once */
 
@@ -100,6 +102,9 @@ void blocked_round_begin(struct blocked_round *r);
 /* The next one to try, off the list: it fitted, or blocked_round_failed(). NULL: no other would. */
 struct store_op *blocked_round_next(struct store *store, struct blocked_round *r);
 void blocked_round_failed(struct store *store, struct blocked_round *r, struct store_op *op);
+/* Its deliveries alone from now on, if it has such besides notices; what else is in it is for its
+ * owner to submit again (ERR_STALE, as when a verb was faster). */
+bool blocked_split(struct store_op *op);
 void blocked_round_end(struct store *store, struct blocked_round *r);
 /* Something did not fit: if it is a delivery, tell the loop. */
 void blocked_warn(struct store *store);

@@ -174,7 +174,12 @@ history_now(struct store *store, msec_t finished_at)
     clock_gettime(CLOCK_BOOTTIME, &t);
     msec_t seen = (msec_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     msec_t most = store->history_at + HISTORY_SPEED * (seen - store->history_seen);
-    store->history_at = store->history_at != 0 && finished_at > most ? most : finished_at;
+    bool ahead = store->history_at != 0 && finished_at > most;
+    if (!ahead || store->ahead_since == 0)
+        store->ahead_since = ahead ? seen : 0;
+    /* What has been so for a day is the time: the clock was behind before. */
+    bool believed = !ahead || seen - store->ahead_since >= DAY;
+    store->history_at = believed ? finished_at : most;
     store->history_seen = seen;
     return store->history_at;
 }
@@ -202,6 +207,7 @@ batch_commit(struct store *store, struct batch *b, struct err *err)
             note->commit.stats.txn_id = note->commit.txn_id;
             note->commit.apply_us = filled_us - b->begun_us;
             note->commit.sync_us = now_us() - filled_us;
+            store->n_commits++;
             blocked_lower(store);
             batch_done(store, b, note);
             return true;
@@ -282,8 +288,14 @@ outcomes_run(struct store *store, struct node_list *from, size_t max)
 {
     struct batch b;
     struct err err;
-    if (!batch_begin(store, &b))
-        return true; /* the store has failed */
+    if (!batch_begin(store, &b)) {
+        struct node_list done; /* the store has failed, and these are in none of its lists */
+        node_list_init(&done);
+        list_fail(store, from, &done);
+        if (done.n > 0)
+            post_all(store, &done);
+        return true;
+    }
     bool fits = batch_fill(&b, from, max, &err);
     if (!fits)
         batch_died(store, &b, &err);
@@ -304,13 +316,46 @@ blocked_round(struct store *store)
     while (n < ALONE_MAX && !store->failed && (op = blocked_round_next(store, &round)) != NULL) {
         node_list_init(&one);
         node_list_add(&one, &op->node);
-        if (outcomes_run(store, &one, 1))
+        bool fits = outcomes_run(store, &one, 1);
+        if (!fits && blocked_split(op)) {
+            node_list_add(&one, node_list_take(&store->blocked));
+            fits = outcomes_run(store, &one, 1);
+        }
+        if (fits)
             n++;
         else
             blocked_round_failed(store, &round, op_of(node_list_take(&store->blocked)));
     }
     blocked_round_end(store, &round);
     return n > 0;
+}
+
+/*
+ * LMDB gives the pages that a commit freed to the one after the next, and a transaction that does
+ * not fit is none: without one more commit that room would never be seen where nothing else goes
+ * on. So there is one, of nothing, behind each that was real.
+ */
+static void
+room_show(struct store *store)
+{
+    const struct span key = SPAN("room:now");
+    struct batch b;
+    struct err err;
+    if (store->blocked.n == 0 || store->failed || store->n_shown == store->n_commits ||
+        !batch_begin(store, &b))
+        return;
+    store->n_shown = store->n_commits;
+    enum err_code code = queue_state_put(b.queue_batch, key, key, &err);
+    if (code == ERR_OK)
+        code = queue_state_delete(b.queue_batch, key, &err);
+    if (code != ERR_OK) {
+        err.code = code;
+        batch_died(store, &b, &err);
+    } else if (!batch_commit(store, &b, &err)) {
+        batch_full(store, &b, &err);
+    } else {
+        store->n_shown = store->n_commits;
+    }
 }
 
 /* Outcomes that did not fit: alone, and together again once some have fitted. */
@@ -324,6 +369,7 @@ blocked_try(struct store *store)
         if (store->blocked.n > 0 && !store->failed)
             outcomes_run(store, &store->blocked, SIZE_MAX);
     }
+    room_show(store);
     blocked_publish(store);
 }
 
