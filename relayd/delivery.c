@@ -47,7 +47,8 @@ struct connection {
     /* the transaction */
     struct deferred part; /* some of it is to be recorded before its end */
     msec_t sent_at, connect_ms;
-    struct msg *msg; /* NULL: none */
+    struct outcome *path_trouble; /* of somebody who was recorded before the end; NULL: of nobody */
+    struct msg *msg;              /* NULL: none */
     struct deliver_txn txn;
     struct deliver_rcpt *rcpts;
     struct attempt *attempts;
@@ -117,6 +118,7 @@ connection_free(struct connection *c)
     free(c->rcpts);
     free(c->attempts);
     deciders_free(c->deciders);
+    free(c->path_trouble);
     strbuf_release(&c->srs);
     free(c);
 }
@@ -400,6 +402,11 @@ record_part(struct deferred *d)
         if (a->rcpt == NULL || !is_decided(a))
             continue;
         part[n++] = *a;
+        if (a->outcome.path) {
+            free(c->path_trouble);
+            c->path_trouble = xmalloc(sizeof(*c->path_trouble));
+            *c->path_trouble = a->outcome;
+        }
         schedule_link_decided(c->link, a->rcpt);
         a->rcpt = NULL;
         c->rcpts[i] = (struct deliver_rcpt){.address = SPAN("")}; /* the real one may go */
@@ -433,7 +440,8 @@ on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *rep
     struct attempt *attempts = c->attempts;
     struct decider *deciders = c->deciders;
     size_t n = 0;
-    const struct outcome *trouble = NULL;
+    CLEANUP(freep) struct outcome *before = c->path_trouble;
+    const struct outcome *trouble = report->hop_trouble ? before : NULL;
 
     loop_defer_cancel(&c->part);
     for (size_t i = 0; i < txn->n_rcpts; i++) {
@@ -445,6 +453,7 @@ on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *rep
     }
     fill_attempts(c, attempts, n, report->connect_ms, report->transfer_ms);
     c->msg = NULL;
+    c->path_trouble = NULL;
     c->attempts = NULL;
     c->deciders = NULL;
     free(c->rcpts);

@@ -149,7 +149,7 @@ struct schedule {
     bool draining, stopped;
     bool pump_blocked;     /* a delivery cannot be stored: no transaction begins */
     bool outcomes_blocked; /* some outcome cannot be; the administrator knows */
-    struct deferred drained;
+    struct deferred drained, slots;
     void (*on_drained)(void *arg);
     void *drained_arg;
     struct pause *pauses;
@@ -256,7 +256,7 @@ void pump_sweep(struct schedule *s); /* each second: is there room for outcomes?
 bool slot_free(const struct site *site);         /* may it open one more connection? */
 void slot_wait(struct site *site);               /* in line; who serves nobody makes room */
 bool slot_wanted(const struct site_link *link);  /* would its end help somebody in line? */
-void site_prove(struct site *site, bool proven); /* the caller pumps the lines */
+void site_prove(struct site *site, bool proven); /* and pumps the lines at the end of the tick */
 void pump_slots(struct schedule *s);             /* connections became free */
 
 /* attempt.c */

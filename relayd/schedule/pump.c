@@ -193,7 +193,6 @@ schedule_link_ready(struct site_link *link)
         site_pump(site);
     if (link->state == LINK_READY && (s->draining || slot_wanted(link)))
         link_quit(link);
-    pump_slots(s); /* it may have been proven */
 }
 
 void

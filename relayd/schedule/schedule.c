@@ -112,6 +112,7 @@ schedule_free(struct schedule *s)
     timer_cancel(s->clock, &s->sweep);
     loop_defer_cancel(&s->flush);
     loop_defer_cancel(&s->drained);
+    loop_defer_cancel(&s->slots);
     attempts_release(s);
     while (map_next(&s->hand.rcpts, &pos, &key, &value)) {
         struct rcpt *rcpt = value;

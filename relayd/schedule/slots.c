@@ -35,9 +35,11 @@ bool
 slot_wanted(const struct site_link *link)
 {
     const struct schedule *s = link->site->schedule;
-    for (size_t i = 0; i < N_ELEMENTS(s->lines); i++)
-        if (s->lines[i].first != NULL && makes_room(link, s->lines[i].first))
+    for (size_t i = 0; i < N_ELEMENTS(s->lines); i++) {
+        const struct site *first = s->lines[i].first;
+        if (first != NULL && !slot_free(first) && makes_room(link, first))
             return true;
+    }
     return false;
 }
 
@@ -77,6 +79,14 @@ slot_wait(struct site *site)
         link_quit(idle);
 }
 
+static void
+on_slots(struct deferred *d)
+{
+    struct schedule *s = CONTAINER_OF(d, struct schedule, slots);
+    if (!s->draining)
+        pump_slots(s);
+}
+
 void
 site_prove(struct site *site, bool proven)
 {
@@ -91,6 +101,7 @@ site_prove(struct site *site, bool proven)
     s->n_unproven = proven ? s->n_unproven - site->n_links : s->n_unproven + site->n_links;
     if (waits)
         enter(site);
+    loop_defer(s->env.loop, &s->slots, on_slots); /* not now: record may be at work */
 }
 
 /* Who may open one now. */

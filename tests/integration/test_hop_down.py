@@ -138,3 +138,13 @@ def test_hop_is_reused_for_many_messages(world):
             session.submit("a@src.test", f"u{i}@x{i}.test", mail.message())
     hop.wait_mail(100)
     assert len(hop.sessions) <= 2
+
+
+def test_trouble_of_a_hop_counts_though_its_recipient_was_recorded_before_the_end(world):
+    """x is taken, z is told of the hop's trouble, y gets a transaction of his own."""
+    hop, node = hop_node(world)
+    hop.answer("rcpt", "530 5.7.0 Authentication required", match="z@")
+    hop.answer("rcpt", "452 4.5.3 too many", match="y@", times=1)
+    node.submit("a@src.test", ["x@dest.test", "z@dest.test", "y@dest.test"], mail.message())
+    node.log.wait(event="attempt", rcpt="x@dest.test", outcome="delivered")
+    node.log.wait(event="site_down")
