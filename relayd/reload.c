@@ -113,12 +113,8 @@ is_other_node(const struct daemon *d, const struct config *new, struct config_pr
 static void
 use_token(struct daemon *d, const struct config *config)
 {
-    if (strcmp(d->started.http_address, config->http.text) != 0)
-        return;
-    CLEANUP(wipe_freep)
-    char *token =
-        config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
-    control_set_token(d->control, token);
+    if (strcmp(d->started.http_address, config->http.text) == 0)
+        control_set_token(d->control, config->http.token);
 }
 
 /* Everything that can refuse comes before everything that cannot. */

@@ -276,10 +276,7 @@ serve_control(struct daemon *d)
     control_serve_unix(d->control, d->control_socket);
     d->control_socket = NULL;
     if (d->http_socket != NULL) {
-        CLEANUP(wipe_freep)
-        char *token =
-            config->http.token.n == 0 ? NULL : xstrndup(config->http.token.p, config->http.token.n);
-        control_serve_tcp(d->control, d->http_socket, token);
+        control_serve_tcp(d->control, d->http_socket, config->http.token);
         d->http_socket = NULL;
     }
 }

@@ -356,7 +356,7 @@ control_free(struct control *control)
     }
     while ((cc = LIST_FIRST(&control->conns)) != NULL)
         control_conn_cut(cc);
-    control_set_token(control, NULL);
+    control_set_token(control, SPAN_NONE);
     free(control);
 }
 
@@ -377,7 +377,7 @@ control_serve_unix(struct control *control, struct listener *listener)
 }
 
 void
-control_serve_tcp(struct control *control, struct listener *listener, const char *token)
+control_serve_tcp(struct control *control, struct listener *listener, struct span token)
 {
     static const struct listener_ops ops = {.on_accept = on_accept_tcp};
     assert(control->tcp_listener == NULL);
@@ -387,13 +387,13 @@ control_serve_tcp(struct control *control, struct listener *listener, const char
 }
 
 void
-control_set_token(struct control *control, const char *token)
+control_set_token(struct control *control, struct span token)
 {
     if (control->token != NULL) {
         explicit_bzero(control->token, strlen(control->token));
         free(control->token);
     }
-    control->token = token == NULL ? NULL : xstrdup(token);
+    control->token = token.n == 0 ? NULL : xstrndup(token.p, token.n);
 }
 
 void

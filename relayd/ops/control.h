@@ -89,14 +89,14 @@ void control_serve_unix(struct control *control, struct listener *listener);
 /*
  * Serve a TCP listener (http.address). Every request but those to `open` routes must carry
  * "Authorization: Bearer TOKEN" (compared in constant time; also as the password of Basic, for
- * browsers). With token NULL only connections to loopback addresses are served, and Host must name
- * one or localhost (against DNS rebinding). POST needs
- * "Content-Type: application/json" and no Origin in any case (against forms of other sites).
+ * browsers). With an empty token only connections to loopback addresses are served, and Host must
+ * name one or localhost (against DNS rebinding). POST needs "Content-Type: application/json" and no
+ * Origin in any case (against forms of other sites).
  */
-void control_serve_tcp(struct control *control, struct listener *listener, const char *token);
-/* A new token after a reload; NULL for none. Open connections must show it from their next
- * request on. */
-void control_set_token(struct control *control, const char *token);
+void control_serve_tcp(struct control *control, struct listener *listener, struct span token);
+/* A new token after a reload (copied); empty for none. Open connections must show it from their
+ * next request on. */
+void control_set_token(struct control *control, struct span token);
 
 /* Serve one connected descriptor as a unix client (tests, socket pairs). */
 void control_attach(struct control *control, int fd);

@@ -114,7 +114,7 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         struct control_env env = {.loop = the_daemon.loop, .log = the_daemon.log};
         control = control_new(&env);
         control_routes(control, routes, N_ELEMENTS(routes), NULL);
-        control_set_token(control, "token");
+        control_set_token(control, SPAN("token"));
     }
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
     control_attach(control, fds[0]);

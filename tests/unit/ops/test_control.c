@@ -508,7 +508,7 @@ a_reader_that_is_slow_is_not_cut(void **state)
 /* ---- TCP ---- */
 
 static uint16_t
-serve_tcp(struct rig *rig, const char *token)
+serve_tcp(struct rig *rig, struct span token)
 {
     struct listener *listener;
     struct err err;
@@ -562,13 +562,13 @@ over_tcp_the_token_is_asked_for(void **state)
 {
     (void)state;
     struct rig *rig = rig_new();
-    uint16_t port = serve_tcp(rig, "s3cret");
+    uint16_t port = serve_tcp(rig, SPAN("s3cret"));
     for (size_t i = 0; i < N_ELEMENTS(tokens); i++) {
         CLEANUP(freep) char *answer = ask_tcp(rig, port, tokens[i].request);
         if (atoi(answer + 9) != tokens[i].status)
             fail_msg("%s gave %s", tokens[i].request, answer);
     }
-    control_set_token(rig->control, "n3w");
+    control_set_token(rig->control, SPAN("n3w"));
     CLEANUP(freep) char *answer = ask_tcp(rig, port, tokens[6].request);
     assert_int_equal(atoi(answer + 9), 401);
     rig_free(rig);
@@ -603,7 +603,7 @@ without_a_token_web_pages_of_others_get_nothing(void **state)
 {
     (void)state;
     struct rig *rig = rig_new();
-    uint16_t port = serve_tcp(rig, NULL);
+    uint16_t port = serve_tcp(rig, SPAN_NONE);
     for (size_t i = 0; i < N_ELEMENTS(browsers); i++) {
         CLEANUP(freep) char *answer = ask_tcp(rig, port, browsers[i].request);
         if (atoi(answer + 9) != browsers[i].status)
