@@ -13,9 +13,7 @@ paused(const struct explain *e, const char *route, const char *site)
 {
     const struct schedule *s = e->api->d->schedule;
     const struct pause *p = schedule_paused(s, PAUSE_DOMAIN, span_str(e->domain));
-    if (p == NULL)
-        p = schedule_paused(s, PAUSE_SITE, span_str(site));
-    return p != NULL ? p : schedule_paused(s, PAUSE_ROUTE, span_str(route));
+    return p != NULL ? p : schedule_site_paused(s, route, site);
 }
 
 static void

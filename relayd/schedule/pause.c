@@ -44,6 +44,13 @@ schedule_paused(const struct schedule *s, enum pause_kind kind, struct span name
     return NULL;
 }
 
+const struct pause *
+schedule_site_paused(const struct schedule *s, const char *route, const char *site)
+{
+    const struct pause *p = schedule_paused(s, PAUSE_SITE, span_str(site));
+    return p != NULL ? p : schedule_paused(s, PAUSE_ROUTE, span_str(route));
+}
+
 bool
 pause_domain(const struct schedule *s, struct span domain)
 {

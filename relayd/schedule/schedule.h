@@ -209,6 +209,9 @@ size_t schedule_resume(struct schedule *s, struct span name);
 const struct pause *schedule_pauses(const struct schedule *s);
 const struct pause *
 schedule_paused(const struct schedule *s, enum pause_kind kind, struct span name);
+/* What keeps a site's mail back: a suspension of it, or of its route; NULL: nothing. */
+const struct pause *
+schedule_site_paused(const struct schedule *s, const char *route, const char *site);
 void schedule_hold_domain(struct schedule *s, struct span domain, struct span reason);
 void schedule_release_domain(struct schedule *s, struct span domain);
 /* Why the domain is on hold; "": no reason was given; NULL: it is not. */

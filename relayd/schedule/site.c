@@ -117,9 +117,7 @@ site_shape(const struct site *site)
 const struct pause *
 site_pause(const struct site *site)
 {
-    const struct schedule *s = site->schedule;
-    const struct pause *p = schedule_paused(s, PAUSE_SITE, span_str(site->name));
-    return p != NULL ? p : schedule_paused(s, PAUSE_ROUTE, span_str(site->route));
+    return schedule_site_paused(site->schedule, site->route, site->name);
 }
 
 bool
