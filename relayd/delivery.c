@@ -2,10 +2,9 @@
  * delivery - see delivery.h. One `struct connection` a link, from open to on_failed or on_closed;
  * it outlives them only while a read of its message's body is under way.
  */
-#include "relayd/delivery.h"
+#include "relayd/delivery_private.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "policy/base/mem.h"
@@ -15,48 +14,6 @@
 #include "relayd/net/tls.h"
 #include "relayd/ops/log.h"
 #include "relayd/work/inhand.h"
-
-#define HEADS_MAX (2 + QUEUE_SIGNATURES_MAX)
-
-struct delivery {
-    struct delivery_env env;
-    struct deliver_env deliver;
-    struct connection *connections;
-    size_t n_connections;
-};
-
-/* A host as it was when it decided about somebody: one transaction may meet several. */
-struct decider {
-    struct decider *before;
-    size_t endpoint;
-    uint8_t family; /* 0: nobody was reached */
-    bool dsn_offered;
-    char peer[IP_PORT_TEXT_MAX], host[DOMAIN_BUF], tls[DELIVER_TLS_TEXT_MAX];
-};
-
-struct connection {
-    struct delivery *d;
-    struct connection *next, **prev;
-    struct site_link *link;
-    struct deliver_conn *conn; /* NULL: gone */
-    struct settings *settings;
-    const struct hop *hop;
-    bool was_ready;
-    bool has_v4, has_v6; /* addresses that the hosts of a direct site have */
-    msec_t opened_at;    /* monotonic */
-    /* the transaction */
-    struct deferred part; /* some of it is to be recorded before its end */
-    msec_t sent_at, connect_ms;
-    struct outcome *path_trouble; /* of somebody who was recorded before the end; NULL: of nobody */
-    struct msg *msg;              /* NULL: none */
-    struct deliver_txn txn;
-    struct deliver_rcpt *rcpts;
-    struct attempt *attempts;
-    struct decider *deciders; /* the newest first; the attempts point to them */
-    struct span heads[HEADS_MAX];
-    struct strbuf srs; /* the sender that stands for the message's; empty: none */
-    unsigned reads;    /* of bodies, under way */
-};
 
 /* Classes of refusals that speak of the hop itself and not of the message. */
 static bool
@@ -95,16 +52,6 @@ delivery_connections(const struct delivery *d)
 }
 
 static void
-deciders_free(struct decider *d)
-{
-    while (d != NULL) {
-        struct decider *before = d->before;
-        free(d);
-        d = before;
-    }
-}
-
-static void
 connection_free(struct connection *c)
 {
     if (c->conn != NULL || c->reads > 0)
@@ -117,7 +64,7 @@ connection_free(struct connection *c)
     c->d->env.settings_give(c->d->env.arg, c->settings);
     free(c->rcpts);
     free(c->attempts);
-    deciders_free(c->deciders);
+    delivery_deciders_free(c->deciders);
     free(c->path_trouble);
     strbuf_release(&c->srs);
     free(c);
@@ -327,143 +274,6 @@ delivery_send(void *conn, struct rcpt *const *rcpts, size_t n)
     deliver_txn_start(c->conn, &c->txn);
 }
 
-/* Who decides now: the newest of those known, unless it is another host or session. */
-static const struct decider *
-decider_of(struct connection *c)
-{
-    const struct deliver_peer *peer = deliver_peer(c->conn);
-    struct decider *d = c->deciders;
-
-    if (d != NULL && d->endpoint == peer->endpoint && d->family == peer->ip.family &&
-        d->dsn_offered == peer->dsn_offered && strcmp(d->tls, peer->tls) == 0)
-        return d;
-    d = xmalloc(sizeof(*d));
-    d->before = c->deciders;
-    c->deciders = d;
-    d->endpoint = peer->endpoint;
-    d->family = peer->ip.family;
-    d->dsn_offered = peer->dsn_offered;
-    d->peer[0] = '\0';
-    if (d->family != 0)
-        ip_port_format(&peer->ip, peer->port, d->peer);
-    snprintf(d->host, sizeof(d->host), "%s", peer->host == NULL ? "" : peer->host);
-    snprintf(d->tls, sizeof(d->tls), "%s", peer->tls);
-    return d;
-}
-
-/* The other family of addresses that a direct site's hosts have besides this one; 0: none. */
-static uint8_t
-other_family(const struct connection *c, uint8_t family)
-{
-    if (family == 4 && c->has_v6)
-        return 6;
-    return family == 6 && c->has_v4 ? 4 : 0;
-}
-
-/* Of the first `n` attempts: what the connection knows of them all. */
-static void
-fill_attempts(const struct connection *c, struct attempt *attempts, size_t n, msec_t connect_ms,
-              msec_t transfer_ms)
-{
-    for (size_t i = 0; i < n; i++) {
-        attempts[i].route = schedule_link_route(c->link);
-        attempts[i].site = schedule_link_site(c->link);
-        attempts[i].srs = strbuf_span(&c->srs);
-        attempts[i].connect_ms = connect_ms;
-        attempts[i].transfer_ms = transfer_ms;
-        attempts[i].hop = c->hop != NULL;
-    }
-}
-
-static bool
-is_decided(const struct attempt *a)
-{
-    return a->peer != NULL;
-}
-
-/*
- * Somebody has his 250, and the transaction goes on with the others: to a host that takes few
- * recipients at a time, or to the next host, which may take minutes. Who is decided is recorded
- * now, or a crash in that time would deliver to him again.
- */
-static void
-record_part(struct deferred *d)
-{
-    struct connection *c = CONTAINER_OF(d, struct connection, part);
-    size_t n = 0, left = 0, total = c->txn.n_rcpts;
-
-    for (size_t i = 0; i < total; i++)
-        left += c->attempts[i].rcpt != NULL && !is_decided(&c->attempts[i]);
-    if (left == 0)
-        return; /* its end is near */
-    CLEANUP(freep) struct attempt *part = xcalloc(total, sizeof(*part));
-    for (size_t i = 0; i < total; i++) {
-        struct attempt *a = &c->attempts[i];
-        if (a->rcpt == NULL || !is_decided(a))
-            continue;
-        part[n++] = *a;
-        if (a->outcome.path) {
-            free(c->path_trouble);
-            c->path_trouble = xmalloc(sizeof(*c->path_trouble));
-            *c->path_trouble = a->outcome;
-        }
-        schedule_link_decided(c->link, a->rcpt);
-        a->rcpt = NULL;
-        c->rcpts[i] = (struct deliver_rcpt){.address = SPAN("")}; /* the real one may go */
-    }
-    fill_attempts(c, part, n, c->connect_ms, clock_now(loop_clock(c->d->env.loop)) - c->sent_at);
-    c->d->env.attempted(c->d->env.arg, part, n);
-}
-
-/* The host is noted now: the transaction may go on to the next one with those who are left. */
-static void
-on_outcome(void *arg, struct deliver_txn *txn, size_t rcpt, const struct outcome *outcome)
-{
-    struct connection *c = arg;
-    struct attempt *a = &c->attempts[rcpt];
-    const struct decider *by = decider_of(c);
-    (void)txn;
-    a->outcome = *outcome;
-    a->peer = by->peer;
-    a->host = by->host;
-    a->tls = by->tls;
-    a->other_family = other_family(c, by->family);
-    a->dsn_passed_on = by->dsn_offered;
-    if (outcome->kind == OUTCOME_DELIVERED)
-        loop_defer(c->d->env.loop, &c->part, record_part); /* unless that was the end of it */
-}
-
-static void
-on_txn_done(void *arg, struct deliver_txn *txn, const struct deliver_report *report)
-{
-    struct connection *c = arg;
-    struct attempt *attempts = c->attempts;
-    struct decider *deciders = c->deciders;
-    size_t n = 0;
-    CLEANUP(freep) struct outcome *before = c->path_trouble;
-    const struct outcome *trouble = report->hop_trouble ? before : NULL;
-
-    loop_defer_cancel(&c->part);
-    for (size_t i = 0; i < txn->n_rcpts; i++) {
-        if (attempts[i].rcpt == NULL)
-            continue; /* recorded before */
-        attempts[n++] = attempts[i];
-        if (report->hop_trouble && attempts[n - 1].outcome.path)
-            trouble = &attempts[n - 1].outcome;
-    }
-    fill_attempts(c, attempts, n, report->connect_ms, report->transfer_ms);
-    c->msg = NULL;
-    c->path_trouble = NULL;
-    c->attempts = NULL;
-    c->deciders = NULL;
-    free(c->rcpts);
-    c->rcpts = NULL;
-    schedule_link_sent(c->link, trouble);
-    c->d->env.attempted(c->d->env.arg, attempts, n);
-    free(attempts);
-    deciders_free(deciders);
-}
-
 /* ---- a connection ---- */
 
 static void
@@ -505,8 +315,8 @@ on_closed(void *arg)
 static const struct deliver_ops ops = {
     .on_ready = on_ready,
     .want_body = want_body,
-    .on_outcome = on_outcome,
-    .on_txn_done = on_txn_done,
+    .on_outcome = delivery_on_outcome,
+    .on_txn_done = delivery_on_txn_done,
     .on_failed = on_failed,
     .on_closed = on_closed,
 };
