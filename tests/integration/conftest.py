@@ -39,6 +39,8 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     world = item.stash.get(_WORLD, None)
+    if call.when == "teardown" and world:
+        del item.stash[_WORLD]  # items live as long as the run
     if not report.failed or not world:
         return
     item.stash[_FAILED] = True

@@ -8,7 +8,7 @@ import pytest
 from dns import message, query as dnsquery, rcode
 
 from rig import certs, dkimkeys, mail, smtp
-from rig.logfmt import parse
+from rig.logfmt import Log, parse
 from rig.postfix import authentication_results
 from rig.proc import run
 from rig.remote import CLOSE
@@ -154,6 +154,22 @@ def test_logfmt_lines_are_parsed_with_their_escapes():
         "time": "1", "event": "attempt", "text": '550 "no"\n \x1b', "empty": "",
         "peer": "[::1]:25"}
     assert parse("==123==ERROR: AddressSanitizer: heap") == {}
+
+
+def test_log_is_searched_from_a_mark_on_and_forgets(tmp_path):
+    path = tmp_path / "log"
+    log = Log(path)
+    assert log.all() == []
+    path.write_text('event=a text="x y"\nnot ours\nevent=b rcpt=x@y.test\nevent=b')
+    assert [e["event"] for e in log.all()] == ["a", "b"]
+    assert log.all(text="x y") and log.all(rcpt=lambda r: "@" in r) and not log.all(rcpt="x@y")
+    mark = log.mark()
+    with open(path, "a") as f:
+        f.write(' text="a\\"b"\n')
+    assert log.all(since=mark) == [{"event": "b", "text": 'a"b'}] == log.all(text='a"b')
+    assert len(log.wait(count=2, event="b")) == 2
+    log.forget()
+    assert log.all() == [] and log.mark() == mark + 1
 
 
 def test_two_worlds_never_share_an_address(world):
