@@ -86,8 +86,8 @@ class Crash:
             node.send_signal(number)
             assert node.wait_exit(35) == 0, self.told(number)
         else:
-            self.books.killed()
-            node.kill(number)
+            with self.books.killing():
+                node.kill(number)
         self.kills += 1
         node.start()
 
@@ -149,6 +149,7 @@ class Crash:
         assert not self.node.log.all(alert="poison")
         self.unconfirmed += self.books.unconfirmed
         if go_on:
+            self.node.log.forget()
             self.load()
         return pairs
 

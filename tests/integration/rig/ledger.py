@@ -7,6 +7,7 @@ if it was sent.
 
 import bisect
 import collections
+import contextlib
 import os
 import re
 import threading
@@ -152,15 +153,22 @@ class Books:
         self.sent, self.promised, self.refused = {}, {}, collections.Counter()
         self.came = collections.defaultdict(list)  # (n, r) -> [(ns, opened ns, "A" or "B")]
         self.unconfirmed = 0
-        self.kills, self.wrong = [], []
+        self.kills, self.wrong = [], []  # kills: (not before, not after)
         self.windows = []  # ms between the 250 of a copy and the kill
         self._open = set()
 
     # -- keeping the books
 
-    def killed(self, ns=None):
-        """Note a kill, now or at that time of CLOCK_MONOTONIC; call it before the signal."""
-        self.kills.append(time.monotonic_ns() if ns is None else ns)
+    def killed(self, ns):
+        """Note a kill at that time of CLOCK_MONOTONIC."""
+        self.kills.append((ns, ns))
+
+    @contextlib.contextmanager
+    def killing(self):
+        """Note a kill that happens within: between our clock and the signal others may run."""
+        begun = time.monotonic_ns()
+        yield
+        self.kills.append((begun, time.monotonic_ns()))
 
     def read(self):
         for path, state in self._files.items():
@@ -218,8 +226,9 @@ class Books:
         return [p for p in self.came if p[1] >= self.sent.get(p[0], 0)]
 
     def _explained(self, earlier, later):
-        for kill in self.kills:
-            if earlier[1] <= kill <= later[0]:
+        for begun, ended in self.kills:
+            kill = max(begun, earlier[1])
+            if kill <= min(ended, later[0]):
                 window = kill - earlier[0]
                 if window <= WINDOW_MS * 1_000_000 + self._pulse.waited_ns(earlier[0], kill):
                     self.windows.append(window / 1e6)
@@ -240,7 +249,7 @@ class Books:
 
     def _tell(self, copy):
         pair, earlier, later = copy
-        kills = [f"{(k - earlier[0]) / 1e6:+.1f}" for k in self.kills
+        kills = [f"{(k - earlier[0]) / 1e6:+.1f}" for k, _ in self.kills
                  if abs(k - earlier[0]) < 1_000_000_000]
         waited = self._pulse.waited_ns(earlier[0], earlier[0]) / 1e6
         return (f"{pair}: {earlier[2]} and {later[2]}, {(later[0] - earlier[0]) / 1e6:.1f} ms apart; "

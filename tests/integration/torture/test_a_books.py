@@ -66,6 +66,19 @@ def test_a_copy_is_explained_only_by_a_kill_within_the_window(tmp_path, kill, go
             found.balance()
 
 
+@pytest.mark.parametrize("begun, ended, good", [
+    (-105, -101, False), (-105, -99, True), (99, 130, True), (101, 130, False)])
+def test_a_kill_that_took_a_while_may_have_come_at_its_end(tmp_path, begun, ended, good):
+    """The connection to the first was opened 100 ms before its 250, while a kill was on its way."""
+    found = books(tmp_path, more_sink=["A 1 0 C 1 1200000000 1100000000"])
+    found.kills.append((SECOND + begun * MS, SECOND + ended * MS))
+    if good:
+        found.balance()
+    else:
+        with pytest.raises(AssertionError, match="no kill explains"):
+            found.balance()
+
+
 def test_copies_that_were_never_confirmed_count_for_nothing(tmp_path):
     found = books(tmp_path, more_sink=["A 1 0 U 1 1200000000 1100000000"])
     assert found.balance() == 3 and found.unconfirmed == 1

@@ -69,8 +69,8 @@ def test_a14_second_instance_on_the_queue_is_refused_and_the_first_undisturbed(w
     for i in range(size(6, 60)):
         other = others[i % 3]
         if i % 2:
-            crash.books.killed()
-            crash.node.kill()
+            with crash.books.killing():
+                crash.node.kill()
             crash.node.start(ready=False)
             until(lambda: crash.node.log.all(event="root"), what="the first to begin")
             crash.node.wait_ready()
