@@ -1,7 +1,7 @@
 /*
  * smtpc_private - what the files of the protocol core share: smtpc.c (table, FIFO,
- * events), smtpc_session.c (greeting, EHLO, TLS, AUTH), smtpc_txn.c (transactions) and
- * smtpc_offers.c (EHLO answers).
+ * events), smtpc_session.c (greeting, EHLO, TLS, AUTH), smtpc_txn.c (transactions),
+ * smtpc_commands.c (MAIL and RCPT) and smtpc_offers.c (EHLO answers).
  */
 #pragma once
 
@@ -81,7 +81,7 @@ struct smtpc {
     bool tls_heard; /* a reply came inside TLS: it works */
     bool needs_rset;
     bool idled;     /* waited in IDLE: the peer may have hung up meanwhile */
-    bool took_mail; /* a MAIL was taken: a 4xx to a later one may be this session's only */
+    bool took_mail; /* a MAIL was taken: a refusal of a later one may be this session's only */
     unsigned n_txns;
     enum smtpc_end end;
     bool polite; /* the peer knows where we are: QUIT may be said */
@@ -153,6 +153,11 @@ enum smtpc_want smtpc_on_rcpt(struct smtpc *s, size_t rcpt, const struct smtp_re
 enum smtpc_want smtpc_on_data(struct smtpc *s, size_t rcpt, const struct smtp_reply *r);
 enum smtpc_want smtpc_on_empty_dot(struct smtpc *s, size_t rcpt, const struct smtp_reply *r);
 enum smtpc_want smtpc_on_body_end(struct smtpc *s, size_t rcpt, const struct smtp_reply *r);
+
+/* smtpc_commands.c. False: this host can't take it, and *ret says why. */
+bool smtpc_fits(const struct smtpc *s, const struct deliver_txn *txn, struct outcome *ret);
+void smtpc_send_mail(struct smtpc *s);
+void smtpc_send_rcpt(struct smtpc *s, size_t rcpt);
 
 /* smtpc_offers.c: what the text of an EHLO answer offers. */
 void smtpc_offers_parse(struct span text, struct smtpc_offers *ret);

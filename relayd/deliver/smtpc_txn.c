@@ -10,16 +10,13 @@
  *
  * In a session that has served before, a late second reply to its last dot may have shifted all
  * that follow, and each recipient would get his neighbour's answer. So refusals of recipients count
- * there only when DATA is answered as it must be, and a refused DATA is asked again afresh.
+ * there only when DATA is answered as it must be, and a refused MAIL or DATA is asked again afresh.
  */
 #include "relayd/deliver/smtpc_private.h"
 
-#include "policy/base/mailbox.h"
 #include "policy/base/mem.h"
 
 #include <assert.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- outcomes ---- */
@@ -132,57 +129,7 @@ shut_down(struct smtpc *s, const struct smtp_reply *r, enum smtpc_cmd cmd)
     return done_and_close(s);
 }
 
-/* ---- starting ---- */
-
-static bool
-clean(struct span text)
-{
-    for (size_t i = 0; i < text.n; i++)
-        if ((unsigned char)text.p[i] < 0x20 || text.p[i] == 0x7f)
-            return false;
-    return true;
-}
-
-/* Intake lets no such address in; a command must not be split by one all the same. */
-static bool
-txn_clean(const struct deliver_txn *txn)
-{
-    bool ok = clean(txn->sender) && clean(txn->ret) && clean(txn->envid);
-    for (size_t i = 0; ok && i < txn->n_rcpts; i++)
-        ok = clean(txn->rcpts[i].address) && clean(txn->rcpts[i].orcpt);
-    return ok;
-}
-
-/* False: this host can't take it, and *ret says why. */
-static bool
-fits(const struct smtpc *s, const struct deliver_txn *txn, struct outcome *ret)
-{
-    uint64_t max = s->offers.size_max;
-    if (max > 0 && txn->size_bytes > max) {
-        outcome_set(ret, OUTCOME_FAILED, ORIGIN_PEER, "mail", "5.3.4",
-                    "the message of %" PRIu64 " bytes exceeds this host's stated limit of %" PRIu64,
-                    txn->size_bytes, max);
-        return false;
-    }
-    if (txn->needs_smtputf8 && !s->offers.smtputf8) {
-        outcome_set(ret, OUTCOME_FAILED, ORIGIN_PEER, "mail", "5.6.7",
-                    "the message needs SMTPUTF8, which this host does not offer");
-        return false;
-    }
-    if (!txn_clean(txn)) {
-        outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "mail", "5.1.3",
-                    "an address holds a control character");
-        return false;
-    }
-    return true;
-}
-
-bool
-smtpc_txn_fits(const struct smtpc *s, const struct deliver_txn *txn)
-{
-    struct outcome o;
-    return fits(s, txn, &o);
-}
+/* ---- sending a group ---- */
 
 void
 smtpc_txn_rewind(struct smtpc *s)
@@ -190,62 +137,6 @@ smtpc_txn_rewind(struct smtpc *s)
     for (size_t i = 0; s->txn != NULL && i < s->txn->n_rcpts; i++)
         if (s->rcpts[i] != RCPT_DECIDED)
             ask_again(s, i);
-}
-
-/* ---- sending a group ---- */
-
-static void
-send_mail(struct smtpc *s)
-{
-    const struct deliver_txn *txn = s->txn;
-    const struct smtpc_offers *o = &s->offers;
-    char size[32] = "";
-    if (o->size)
-        snprintf(size, sizeof(size), " SIZE=%" PRIu64, txn->size_bytes);
-    bool ret = o->dsn && txn->ret.n > 0, envid = o->dsn && txn->envid.n > 0;
-    smtpc_send(s, CMD_MAIL, 0, "MAIL FROM:<%.*s>%s%s%s%s%.*s%s%.*s", SPAN_ARG(txn->sender), size,
-               o->eight_bit && txn->is_8bit ? " BODY=8BITMIME" : "",
-               txn->needs_smtputf8 ? " SMTPUTF8" : "", ret ? " RET=" : "",
-               SPAN_ARG(ret ? txn->ret : SPAN_NONE), envid ? " ENVID=" : "",
-               SPAN_ARG(envid ? txn->envid : SPAN_NONE));
-}
-
-/* " NOTIFY=FAILURE,DELAY", or "" */
-static void
-notify_format(unsigned notify, char *buf, size_t size)
-{
-    static const char *const names[] = {"NEVER", "SUCCESS", "FAILURE", "DELAY"};
-    size_t n = 0;
-    buf[0] = '\0';
-    for (size_t i = 0; i < N_ELEMENTS(names); i++)
-        if ((notify >> i & 1) != 0)
-            n += (size_t)snprintf(buf + n, size - n, "%s%s", n == 0 ? " NOTIFY=" : ",", names[i]);
-    assert(n < size);
-}
-
-/* The ORCPT as this transaction can say it; left out when it grew too long. `ascii` holds it. */
-static struct span
-orcpt_of(const struct smtpc *s, const struct deliver_rcpt *rcpt, struct strbuf *ascii)
-{
-    if (!s->offers.dsn || rcpt->orcpt.n == 0)
-        return SPAN_NONE;
-    if (s->txn->needs_smtputf8)
-        return rcpt->orcpt;
-    utf8_addr_to_ascii(rcpt->orcpt, ascii);
-    return ascii->n <= SMTPC_ORCPT_MAX ? strbuf_span(ascii) : SPAN_NONE;
-}
-
-static void
-send_rcpt(struct smtpc *s, size_t i)
-{
-    const struct deliver_rcpt *rcpt = &s->txn->rcpts[i];
-    CLEANUP(strbuf_release) struct strbuf ascii = STRBUF_INIT;
-    struct span orcpt = orcpt_of(s, rcpt, &ascii);
-    char notify[48] = "";
-    if (s->offers.dsn)
-        notify_format(rcpt->notify, notify, sizeof(notify));
-    smtpc_send(s, CMD_RCPT, i, "RCPT TO:<%.*s>%s%s%.*s", SPAN_ARG(rcpt->address), notify,
-               orcpt.n > 0 ? " ORCPT=" : "", SPAN_ARG(orcpt));
 }
 
 /* The next recipient to ask in this group, or SIZE_MAX. */
@@ -273,13 +164,13 @@ step_send(struct smtpc *s)
         g->next = STEP_MAIL;
         break;
     case STEP_MAIL:
-        send_mail(s);
+        smtpc_send_mail(s);
         g->next = STEP_RCPT;
         break;
     case STEP_RCPT: {
         size_t i = next_rcpt(s);
         assert(i != SIZE_MAX); /* a group is begun for somebody, and left when nobody is next */
-        send_rcpt(s, i);
+        smtpc_send_rcpt(s, i);
         g->next_rcpt = i + 1;
         g->n_asked++;
         if (next_rcpt(s) == SIZE_MAX)
@@ -379,7 +270,7 @@ smtpc_txn_start(struct smtpc *s, struct deliver_txn *txn)
     s->heard = false;
     s->wait_no++;
     struct outcome o;
-    if (fits(s, txn, &o))
+    if (smtpc_fits(s, txn, &o))
         return s->want = group_begin(s);
     decide_rest(s, &o);
     txn_done(s);
@@ -411,8 +302,8 @@ smtpc_on_mail(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     struct outcome o;
     if (r->code == 421 && s->reused)
         return smtpc_close(s, SMTPC_END_AGAIN); /* it hung up while we were idle */
-    if (r->code / 100 == 4 && s->took_mail)
-        return smtpc_close(s, SMTPC_END_AGAIN); /* so many messages a session, and no more */
+    if (r->code / 100 >= 4 && s->took_mail)     /* so many messages a session, or the last dot's */
+        return smtpc_close(s, SMTPC_END_AGAIN);
     if (r->code / 100 == 3)
         return smtpc_violation(s, "an odd reply to MAIL");
     s->heard = true;

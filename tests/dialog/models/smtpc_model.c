@@ -373,7 +373,7 @@ on_mail(struct smtpc_model *m)
 {
     struct model_told told = refusal(m);
 
-    if ((m->code == 421 && m->reused) || (m->code / 100 == 4 && m->took_mail)) {
+    if ((m->code == 421 && m->reused) || (m->code / 100 >= 4 && m->took_mail)) {
         leave(m, SMTPC_END_AGAIN);
     } else if (m->code / 100 == 3) {
         violation(m);

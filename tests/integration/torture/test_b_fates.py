@@ -110,18 +110,19 @@ def test_b13_second_reply_to_a_dot_answers_for_nobody(world, promise):
     stage = Stage(world, promise)
     node, n = stage.node, size(3, 50)
     for i in range(n):
-        for name, stale, fates in (
-                ("one", b"250 2.0.0 again\r\n", {"x": None}),
-                ("late", b"", {"x": None}),
-                ("mixed", b"", {"x": 550, "y": None}),
-                ("mixed-last", b"", {"x": None, "y": 550})):
+        for name, stale, late, fates in (
+                ("one", b"250 2.0.0 again\r\n", b"", {"x": None}),
+                ("late", b"", b"250 2.0.0 again\r\n", {"x": None}),
+                ("late-no", b"", b"554 5.7.1 no after all\r\n", {"x": None}),
+                ("mixed", b"", b"250 2.0.0 again\r\n", {"x": 550, "y": None}),
+                ("mixed-last", b"", b"250 2.0.0 again\r\n", {"x": None, "y": 550})):
             domain = f"{name}{i}.test"
             mx = world.mx(domain)
             mx.answer("dot", Raw(b"250 2.0.0 taken\r\n" + stale, 250), times=1)
             first = node.submit("a@src.test", f"x@{domain}", mail.message())
             node.log.wait(event="attempt", msg=first, outcome="delivered")
-            if not stale:  # it comes together with the answer to the next MAIL
-                mx.answer("mail", Raw(b"250 2.0.0 again\r\n250 2.1.0 ok\r\n", 250), times=1)
+            if late:  # it comes together with the answer to the next MAIL
+                mx.answer("mail", Raw(late + b"250 2.1.0 ok\r\n", 250), times=1)
             for rcpt, code in fates.items():
                 if code:
                     mx.answer("rcpt", f"{code} 5.1.1 no", match=f"<{rcpt}@")
