@@ -215,13 +215,16 @@ static const struct enh_row {
     {7, CLASSIFY_ANY, REPLY_CONTENT_POLICY},
 };
 
+/* With a code of 4xx or 5xx, 2.x.x means nothing: the reply code is what counts. */
 static bool
-class_of_enh(struct enh enh, enum reply_class *ret)
+class_of_enh(int code, struct enh enh, enum reply_class *ret)
 {
-    if (enh.klass == 2)
+    if (enh.klass == 0 || (enh.klass == 2 && code != 0))
+        return false;
+    if (enh.klass == 2) {
         *ret = REPLY_OK_NOT_BOUNCE;
-    if (enh.klass == 2 || enh.klass == 0)
-        return enh.klass == 2;
+        return true;
+    }
     for (size_t i = 0; i < N_ELEMENTS(enh_rows); i++) {
         const struct enh_row *row = &enh_rows[i];
         if (row->subject == enh.subject &&
@@ -307,7 +310,8 @@ verdict_of(struct classify_rules *rules, struct classify_reply reply)
         verdict.klass = rule->klass;
         verdict.rule = rule->name;
         action = rule->action;
-    } else if ((reply.code < 200 || reply.code >= 400) && class_of_enh(reply.enh, &verdict.klass)) {
+    } else if ((reply.code < 200 || reply.code >= 400) &&
+               class_of_enh(reply.code, reply.enh, &verdict.klass)) {
         verdict.rule = "enhanced-code";
     } else if (reply.code != 0) {
         verdict.klass = class_of_code(reply.code, reply.stage);

@@ -229,11 +229,14 @@ rule_compile(const struct classify_rules *rules, const struct classify_rule *rul
     if (!reply_class_parse(rule->klass, &out->klass))
         return err_set(err, ERR_INVAL, "class: no class is named \"%.*s\"",
                        SPAN_ARG(span_first(rule->klass, 40)));
+    if (out->klass == REPLY_OK_NOT_BOUNCE)
+        return err_set(err, ERR_INVAL, "class: rules judge refusals, and \"%.*s\" is none",
+                       SPAN_ARG(rule->klass));
     out->action = CLASSIFY_ANY;
     if (rule->action.n > 0) {
-        if (!reply_action_parse(rule->action, &action))
+        if (!reply_action_parse(rule->action, &action) || action == REPLY_ACTION_NONE)
             return err_set(err, ERR_INVAL,
-                           "action: expected none, retry, slow, reroute or bounce, found \"%.*s\"",
+                           "action: expected retry, slow, reroute or bounce, found \"%.*s\"",
                            SPAN_ARG(span_first(rule->action, 40)));
         out->action = (int)action;
     }

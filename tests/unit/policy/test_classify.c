@@ -596,6 +596,9 @@ without_rules_the_numbers_decide(void **state)
         {"502 x", REPLY_STAGE_MAIL, REPLY_PROTOCOL_ERROR, REPLY_ACTION_BOUNCE},
         {"530 x", REPLY_STAGE_MAIL, REPLY_AUTH_REQUIRED, REPLY_ACTION_BOUNCE},
         {"421 x", REPLY_STAGE_CONNECT, REPLY_SERVER_BUSY, REPLY_ACTION_RETRY},
+        {"450 2.0.0 x", REPLY_STAGE_RCPT, REPLY_SERVER_BUSY, REPLY_ACTION_RETRY},
+        {"554 2.0.0 x", REPLY_STAGE_DOT, REPLY_OTHER, REPLY_ACTION_BOUNCE},
+        {"2.0.0 x", REPLY_STAGE_DOT, REPLY_OK_NOT_BOUNCE, REPLY_ACTION_NONE},
         {"x", REPLY_STAGE_UNKNOWN, REPLY_OTHER, REPLY_ACTION_RETRY},
         {"", REPLY_STAGE_UNKNOWN, REPLY_OTHER, REPLY_ACTION_RETRY},
     };
@@ -737,6 +740,8 @@ mistakes_in_rules_are_told_with_their_places(void **state)
         {"rules:\n- {name: a, class: other, enhanced: 5.1}", "enhanced: ", 2},
         {"rules:\n- {name: a, class: other, match: x, stage: lunch}", "stage: expected", 2},
         {"rules:\n- {name: a, class: other, match: x, action: panic}", "action: expected", 2},
+        {"rules:\n- {name: a, class: other, match: x, action: none}", "action: expected", 2},
+        {"rules:\n- {name: a, class: ok-not-bounce, match: x}", "rules judge refusals", 2},
         {"rules:\n- {name: a, class: other, match: x}\n- {name: a, class: other, match: y}",
          "another rule is named \"a\"", 3},
         {"rules:\n- {name: a, class: other, match: x, colour: red}", "unknown key", 2},
