@@ -73,12 +73,12 @@ list_pack(const struct past_list *list, struct queue_history *ret)
 }
 
 static struct key
-start_key(msec_t since, const struct queue_past_key *after)
+start_key(const struct queue_past_key *after)
 {
-    if (after->finished_at != 0 || after->id != 0 || after->no != 0)
-        return after->no == UINT32_MAX ? key_past(after->finished_at, after->id + 1, 0)
-                                       : key_past(after->finished_at, after->id, after->no + 1);
-    return key_past(since < 0 ? 0 : since, 0, 0);
+    if (after->finished_at == 0 && after->id == 0 && after->no == 0)
+        return key_past(0, 0, 0);
+    return after->no == UINT32_MAX ? key_past(after->finished_at, after->id + 1, 0)
+                                   : key_past(after->finished_at, after->id, after->no + 1);
 }
 
 static struct queue_past_key
@@ -121,9 +121,8 @@ list_finish(struct past_list *list, struct queue_reader *reader, int rc,
 }
 
 enum err_code
-queue_read_history(struct queue_reader *reader, uint64_t id, msec_t since,
-                   struct queue_past_key *after, size_t max, struct queue_history *ret_history,
-                   struct err *err)
+queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
+                   size_t max, struct queue_history *ret_history, struct err *err)
 {
     struct queue_history history = {.txn_id = 0};
     enum err_code code = queue_reader_begin(reader, &history.txn_id, err);
@@ -132,7 +131,7 @@ queue_read_history(struct queue_reader *reader, uint64_t id, msec_t since,
     CLEANUP(queue_reader_endp) struct queue_reader *end = reader;
     CLEANUP(queue_cursor_closep) MDB_cursor *cursor = NULL;
     struct past_list list = {.n = 0};
-    struct key key = start_key(since, after);
+    struct key key = start_key(after);
     MDB_val k = key_val(&key), v;
     int rc = mdb_cursor_open(end->txn, reader->queue->dbi[TABLE_HISTORY], &cursor);
     if (rc == 0)

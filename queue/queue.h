@@ -467,12 +467,13 @@ struct queue_past_key {
 };
 
 /*
- * History rows of message `id` (0: of all) that finished at `since` or later, oldest first, after
- * *after; at most `max`. Walks over the rows of all messages. Pages as queue_list().
+ * History rows of message `id` (0: of all), oldest first, after *after; at most `max`. Walks over
+ * the rows of all messages, from the first one: an id says when the message came by a clock that
+ * may have been wrong. Pages as queue_list().
  */
-MUST_CHECK enum err_code queue_read_history(struct queue_reader *reader, uint64_t id, msec_t since,
-                                            struct queue_past_key *after, size_t max,
-                                            struct queue_history *ret_history, struct err *err);
+MUST_CHECK enum err_code
+queue_read_history(struct queue_reader *reader, uint64_t id, struct queue_past_key *after,
+                   size_t max, struct queue_history *ret_history, struct err *err);
 
 /*
  * History rows of all messages that finished at `since` or later, newest first, before *before (all

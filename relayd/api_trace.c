@@ -173,8 +173,6 @@ mail_done(struct store_read *read)
     t->history.kind = STORE_READ_HISTORY;
     t->history.done = history_done;
     t->history.history.id = t->id;
-    /* From the beginning: an id says when the message came by a clock that may have been wrong. */
-    t->history.history.since = 0;
     t->history.history.max = HISTORY_PAGE;
     store_read(t->api->d->store, &t->history);
 }

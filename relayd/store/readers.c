@@ -51,8 +51,8 @@ read_one(struct queue_reader *reader, struct store_read *r)
         r->txn_id = r->list.page.txn_id;
         break;
     case STORE_READ_HISTORY:
-        code = queue_read_history(reader, r->history.id, r->history.since, &r->history.after,
-                                  r->history.max, &r->history.history, &r->err);
+        code = queue_read_history(reader, r->history.id, &r->history.after, r->history.max,
+                                  &r->history.history, &r->err);
         r->txn_id = r->history.history.txn_id;
         break;
     case STORE_READ_RECENT:

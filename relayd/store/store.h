@@ -213,7 +213,6 @@ struct store_read {
         } list;
         struct {
             uint64_t id;
-            msec_t since;
             struct queue_past_key after; /* in and out */
             size_t max;
             struct queue_history history; /* out */

@@ -219,7 +219,7 @@ read_all(struct queue *queue)
         queue_page_release(&page);
     }
     for (size_t i = 0; i < ROUNDS_MAX && history.more; i++) {
-        if (queue_read_history(reader, 0, 0, &past, 100, &history, &err) != ERR_OK)
+        if (queue_read_history(reader, 0, &past, 100, &history, &err) != ERR_OK)
             break;
         queue_history_release(&history);
     }

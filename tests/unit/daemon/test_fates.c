@@ -16,7 +16,7 @@ a_delivery_ends_in_history(void **state)
     struct queue_past_key after = {0};
     struct queue_history past;
     struct detail d;
-    OK(queue_read_history(t.f.reader, id, 0, &after, 10, &past, err));
+    OK(queue_read_history(t.f.reader, id, &after, 10, &past, err));
     assert_int_equal(past.n_rows, 1);
     assert_int_equal(past.rows[0].result, QUEUE_DELIVERED);
     OK(detail_decode(past.rows[0].detail, &d, err));
