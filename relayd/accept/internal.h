@@ -1,5 +1,6 @@
 /*
- * internal - what the files of the protocol core share: smtpd.c, verb_*.c, auth.c, params.c.
+ * internal - what the files of the protocol core share: smtpd.c, command.c, verb_*.c, auth.c,
+ * params.c, reply.c.
  *
  * Three things say where a session is, each for its own question: `state`, what the client may say
  * next; `mode`, what its next bytes are; `want`, what the driver was asked for.
@@ -114,6 +115,13 @@ struct span smtpd_last_reply(const struct smtpd *s);
 void smtpd_rearm(struct smtpd *s);
 /* RFC 3848 and RFC 6531 section 4.3: what the Received field says after "with". */
 struct span smtpd_protocol(const struct smtpd *s, bool smtputf8);
+
+/* ---- command.c ---- */
+
+/* One line of MODE_COMMAND or MODE_AUTH off *in. False when there is no whole one. */
+bool line_step(struct smtpd *s, struct span *in);
+/* MODE_LONG_LINE: drop the rest, then say so. False when its end is not here. */
+bool long_line_step(struct smtpd *s, struct span *in);
 
 /* ---- verbs: `arg` is what stands behind the verb, without blanks around it ---- */
 
