@@ -1,5 +1,6 @@
 /*
- * intake - see intake.h. intake_head.c checks the header and makes our fields.
+ * intake - see intake.h. intake_head.c checks the header and makes our fields, intake_body.c keeps
+ * the bytes.
  *
  * Handed over cannot be undone: once the operation with the message is with the store, the client
  * may go, the message stays. `t` is NULL from then on if it does.
@@ -14,16 +15,7 @@
 #include "relayd/intake_private.h"
 #include "relayd/ops/log.h"
 
-#define PIECE_BYTES ((size_t)QUEUE_CHUNK_BYTES * 8)
 #define PIECES_MAX 2 /* of a big body on their way to the disk; then the client waits */
-
-/* A piece of a big body, owned by the store until it is done. */
-struct piece {
-    struct store_op op;
-    struct intake_msg *m;
-    struct span bytes;
-    char data[PIECE_BYTES];
-};
 
 struct intake *
 intake_new(void)
@@ -97,9 +89,8 @@ drop_chunks(struct intake_msg *m)
     store_submit(m->intake->env.store, op);
 }
 
-/* Nothing of this message is with the store or a worker: it may go. */
-static void
-msg_try_end(struct intake_msg *m)
+void
+intake_try_end(struct intake_msg *m)
 {
     if (m->pieces_out > 0 || m->signing || m->handed_over)
         return;
@@ -217,84 +208,6 @@ sink_rcpt(void *arg, struct accept_txn *t, const struct accept_rcpt *rcpt)
 
 /* ---- the bytes ---- */
 
-static void
-body_add(struct intake_msg *m, struct span bytes)
-{
-    size_t n = m->body == NULL ? 0 : m->body->n;
-    if (m->body == NULL || m->body_cap - n < bytes.n) {
-        size_t cap = m->body_cap == 0 ? 4096 : m->body_cap * 2;
-        while (cap - n < bytes.n)
-            cap *= 2;
-        m->body = xrealloc(m->body, sizeof(*m->body) + cap);
-        m->body->n = n;
-        m->body_cap = cap;
-    }
-    if (bytes.n > 0)
-        memcpy(m->body->bytes + n, bytes.p, bytes.n);
-    m->body->n += bytes.n;
-}
-
-static void msg_complete(struct intake_msg *m);
-
-static void
-piece_done(struct store_op *op)
-{
-    struct piece *piece = CONTAINER_OF(op, struct piece, op);
-    struct intake_msg *m = piece->m;
-
-    m->pieces_out--;
-    if (op->code != ERR_OK && m->piece_code == ERR_OK) {
-        m->piece_code = op->code;
-        m->piece_err = op->err;
-    }
-    free(piece);
-    if (m->t == NULL) {
-        msg_try_end(m);
-    } else if (m->ended) {
-        if (m->pieces_out == 0)
-            msg_complete(m);
-    } else if (m->waiting) {
-        m->waiting = false;
-        accept_resume(m->t);
-    }
-}
-
-static void
-piece_submit(struct intake_msg *m)
-{
-    struct piece *piece = m->piece;
-    m->piece = NULL;
-    piece->m = m;
-    piece->bytes = span_of(piece->data, m->piece_n);
-    piece->op.kind = STORE_CHUNK;
-    piece->op.done = piece_done;
-    piece->op.chunk.id = m->id;
-    piece->op.chunk.offset = m->stored;
-    piece->op.chunk.bytes = &piece->bytes;
-    piece->op.chunk.n_bytes = 1;
-    m->stored += m->piece_n;
-    m->piece_n = 0;
-    m->pieces_out++;
-    store_submit(m->intake->env.store, &piece->op);
-}
-
-static void
-pieces_add(struct intake_msg *m, struct span bytes)
-{
-    while (bytes.n > 0) {
-        if (m->piece == NULL) {
-            m->piece = xmalloc(sizeof(*m->piece));
-            memset(m->piece, 0, offsetof(struct piece, data));
-        }
-        struct span now = span_first(bytes, PIECE_BYTES - m->piece_n);
-        memcpy(m->piece->data + m->piece_n, now.p, now.n);
-        m->piece_n += now.n;
-        bytes = span_from(bytes, now.n);
-        if (m->piece_n == PIECE_BYTES)
-            piece_submit(m);
-    }
-}
-
 /* Refuse in mid-message; the client sees it after its final dot. */
 static void
 msg_refuse(struct intake_msg *m, const char *reply)
@@ -303,19 +216,7 @@ msg_refuse(struct intake_msg *m, const char *reply)
     m->t = NULL;
     m->intake->numbers.refused++;
     accept_refuse(t, span_str(reply));
-    msg_try_end(m);
-}
-
-/* The body turns out to be big: from here on it goes to the disk as it comes. */
-static void
-become_big(struct intake_msg *m)
-{
-    struct msg_body *body = m->body;
-    m->big = true;
-    m->body = NULL;
-    m->body_cap = 0;
-    pieces_add(m, span_of(body->bytes, body->n));
-    free(body);
+    intake_try_end(m);
 }
 
 static bool
@@ -326,9 +227,9 @@ sink_chunk(void *arg, struct accept_txn *t, struct span bytes)
     (void)arg;
 
     if (m->big) {
-        pieces_add(m, bytes);
+        intake_pieces_add(m, bytes);
     } else {
-        body_add(m, bytes);
+        intake_body_add(m, bytes);
         if (m->body->n <= INTAKE_SMALL_MAX)
             return true;
         /* The header must be whole before anything of the message is stored. */
@@ -339,7 +240,7 @@ sink_chunk(void *arg, struct accept_txn *t, struct span bytes)
             msg_refuse(m, refusal);
             return true;
         }
-        become_big(m);
+        intake_become_big(m);
     }
     if (m->piece_code != ERR_OK) {
         m->intake->numbers.full += m->piece_code == ERR_FULL;
@@ -359,7 +260,7 @@ sink_abort(void *arg, struct accept_txn *t)
     (void)arg;
     t->data = NULL;
     m->t = NULL;
-    msg_try_end(m);
+    intake_try_end(m);
 }
 
 /* ---- storing ---- */
@@ -420,7 +321,7 @@ stored(struct store_op *op)
     m->handed_over = false;
     if (op->code != ERR_OK) {
         msg_fail(m, op->code, op->err.text);
-        msg_try_end(m);
+        intake_try_end(m);
         return;
     }
     m->big = false; /* its chunks belong to the message now */
@@ -472,14 +373,14 @@ on_signed(struct sign_job *job)
 
     m->signing = false;
     if (m->t == NULL) {
-        msg_try_end(m); /* the client went before anything was promised */
+        intake_try_end(m); /* the client went before anything was promised */
         return;
     }
     if (job->code != ERR_OK) {
         log_alert(intake->env.log, "dkim", "%s: cannot be signed: %s", m->id_text, job->err.text);
         if (m->settings->config->dkim_failure == CONFIG_DKIM_TEMPFAIL) {
             msg_answer(m, "451 4.7.5 the message cannot be signed at the moment, try again later");
-            msg_try_end(m);
+            intake_try_end(m);
             return;
         }
     } else if (job->result.verdict == DKIM_VERDICT_UNSIGNED) {
@@ -523,13 +424,12 @@ msg_sign(struct intake_msg *m)
     sign_start(intake->env.workers, job);
 }
 
-/* The message and all its pieces are here. */
-static void
-msg_complete(struct intake_msg *m)
+void
+intake_complete(struct intake_msg *m)
 {
     if (m->piece_code != ERR_OK) {
         msg_fail(m, m->piece_code, m->piece_err.text);
-        msg_try_end(m);
+        intake_try_end(m);
         return;
     }
     m->msg.body_bytes = m->big ? m->stored : m->body->n;
@@ -546,19 +446,19 @@ sink_end(void *arg, struct accept_txn *t)
     m->lines_broken = t->body.lines_broken;
     m->newlines_fixed = t->body.newlines_fixed;
     if (!m->big) {
-        body_add(m, SPAN_NONE);
+        intake_body_add(m, SPAN_NONE);
         const char *refusal = intake_head(m);
         if (refusal != NULL) {
             msg_answer(m, refusal);
-            msg_try_end(m);
+            intake_try_end(m);
             return;
         }
     } else if (m->piece_n > 0) {
-        piece_submit(m);
+        intake_piece_submit(m);
     }
     intake_envelope(m);
     if (m->pieces_out == 0)
-        msg_complete(m);
+        intake_complete(m);
 }
 
 const struct accept_sink *

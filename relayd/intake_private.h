@@ -1,5 +1,5 @@
 /*
- * intake_private - what intake.c and intake_head.c share.
+ * intake_private - what intake.c, intake_head.c and intake_body.c share.
  */
 #pragma once
 
@@ -58,6 +58,24 @@ struct intake_msg {
     struct span bytes;
     struct store_op op;
 };
+
+/* All pieces are here, and the message has ended: sign and store it. */
+void intake_complete(struct intake_msg *m);
+/* Its client has gone or has its answer: it goes, unless the store or a worker still has something
+ * of it. */
+void intake_try_end(struct intake_msg *m);
+
+/* ---- intake_body.c ---- */
+
+/* Add to m->body, which is there then also when `bytes` is empty. */
+void intake_body_add(struct intake_msg *m, struct span bytes);
+/* The body turns out to be big: from here on it goes to the disk as it comes. */
+void intake_become_big(struct intake_msg *m);
+void intake_pieces_add(struct intake_msg *m, struct span bytes);
+/* Hand the piece that is being filled to the store. */
+void intake_piece_submit(struct intake_msg *m);
+
+/* ---- intake_head.c ---- */
 
 /* Has the header block ended within m->body? Looks only at what it has not seen yet. */
 bool intake_head_is_whole(struct intake_msg *m);

@@ -5,7 +5,6 @@
  */
 #include "relayd/net/dns_wire.h"
 
-#include <assert.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,15 +13,12 @@
 #include "policy/base/domain.h"
 #include "policy/base/mem.h"
 
-#define HEADER_BYTES 12
 #define TYPE_NS 2
 #define TYPE_OPT 41
 #define CLASS_IN 1
 #define FLAG_AA 0x04    /* of octet 2 */
 #define FLAG_RA 0x80    /* of octet 3 */
 #define EDNS_BYTES 1232 /* fits every path without fragments (DNS flag day 2020) */
-#define LABEL_MAX 63
-#define NAME_WIRE_MAX 255
 
 enum rcode { RCODE_NOERROR = 0, RCODE_FORMERR = 1, RCODE_NXDOMAIN = 3 };
 enum section { SECTION_ANSWER, SECTION_AUTHORITY, SECTION_ADDITIONAL };
@@ -68,103 +64,6 @@ put16(uint8_t *p, unsigned v)
     p[1] = (uint8_t)v;
 }
 
-/* ---- names ---- */
-
-/* Adds one octet of a label as text; dots and odd octets are escaped, so that no two names look
- * alike. */
-static size_t
-octet_text(char *out, uint8_t c)
-{
-    if (c > ' ' && c < 0x7f && c != '.' && c != '\\') {
-        *out = ascii_lower((char)c);
-        return 1;
-    }
-    out[0] = '\\';
-    out[1] = (char)('0' + c / 100);
-    out[2] = (char)('0' + c / 10 % 10);
-    out[3] = (char)('0' + c % 10);
-    return 4;
-}
-
-/* The name at `at` as lower-case text. Returns the offset behind it, or 0 when it is malformed. */
-static size_t
-name_read(struct message m, size_t at, char out[DNS_NAME_BYTES])
-{
-    size_t after = 0, n_out = 0, n_wire = 1, limit = m.n;
-
-    for (;;) {
-        if (at >= limit)
-            return 0;
-        uint8_t len = m.p[at];
-        if (len == 0)
-            break;
-        if ((len & 0xc0) == 0xc0) {
-            if (at + 2 > m.n)
-                return 0;
-            size_t target = get16(m.p + at) & 0x3fff;
-            if (after == 0)
-                after = at + 2;
-            if (target >= at || target < HEADER_BYTES)
-                return 0; /* backwards only: that ends */
-            limit = at;
-            at = target;
-            continue;
-        }
-        n_wire += len + 1u;
-        if ((len & 0xc0) != 0 || at + 1 + len > m.n || n_wire > NAME_WIRE_MAX)
-            return 0;
-        if (n_out > 0)
-            out[n_out++] = '.';
-        for (size_t i = 0; i < len; i++)
-            n_out += octet_text(out + n_out, m.p[at + 1 + i]);
-        at += 1u + len;
-    }
-    out[n_out] = '\0';
-    return after != 0 ? after : at + 1;
-}
-
-/* The octet that \DDD at `at` of `s` stands for; -1 when there is none. */
-static int
-escaped_octet(struct span s, size_t at)
-{
-    uint64_t octet;
-    if (at + 4 > s.n || !span_u64(span_of(s.p + at + 1, 3), &octet) || octet > 255)
-        return -1;
-    return (int)octet;
-}
-
-bool
-dns_name_canonical(const char *name, char ret[DNS_NAME_BYTES])
-{
-    struct span s = span_str(name);
-    size_t label = 0, n_wire = 0, n_out = 0;
-
-    if (span_ends(s, SPAN(".")))
-        s = span_first(s, s.n - 1);
-    for (size_t i = 0; i < s.n; i++, n_wire++) {
-        int c = (unsigned char)s.p[i];
-        if (n_wire == NAME_WIRE_MAX - 2)
-            return false;
-        if (c == '.') {
-            if (label == 0)
-                return false;
-            label = 0;
-            ret[n_out++] = '.';
-            continue;
-        }
-        if (c <= ' ' || c >= 0x7f || ++label > LABEL_MAX)
-            return false;
-        if (c == '\\') {
-            if ((c = escaped_octet(s, i)) < 0)
-                return false;
-            i += 3;
-        }
-        n_out += octet_text(ret + n_out, (uint8_t)c);
-    }
-    ret[n_out] = '\0';
-    return label > 0;
-}
-
 /* ---- the question ---- */
 
 size_t
@@ -178,19 +77,8 @@ dns_question(uint8_t ret[DNS_QUESTION_BYTES], uint16_t id, const char *name, uin
     put16(p + 6, 0);
     put16(p + 8, 0);
     put16(p + 10, edns ? 1 : 0);
-    p += HEADER_BYTES;
-    for (struct span rest = span_str(name); rest.n > 0;) {
-        struct span label = span_cut(&rest, '.');
-        uint8_t *length = p++;
-        for (size_t i = 0; i < label.n; i++) {
-            bool escaped = label.p[i] == '\\';
-            *p++ = (uint8_t)(escaped ? escaped_octet(label, i) : label.p[i]);
-            i += escaped ? 3 : 0;
-        }
-        *length = (uint8_t)(p - length - 1);
-        assert(*length > 0 && *length <= LABEL_MAX);
-    }
-    *p++ = 0;
+    p += DNS_HEADER_BYTES;
+    p = dns_name_write(p, name);
     put16(p, type);
     put16(p + 2, CLASS_IN);
     p += 4;
@@ -209,9 +97,10 @@ static bool
 walk_begin(struct walk *w, struct message m, const char *name, uint16_t type)
 {
     char asked[DNS_NAME_BYTES];
-    if (m.n < HEADER_BYTES || (m.p[2] & 0x80) == 0 || (m.p[2] & 0x78) != 0 || get16(m.p + 4) != 1)
+    if (m.n < DNS_HEADER_BYTES || (m.p[2] & 0x80) == 0 || (m.p[2] & 0x78) != 0 ||
+        get16(m.p + 4) != 1)
         return false;
-    size_t at = name_read(m, HEADER_BYTES, asked);
+    size_t at = dns_name_read(m.p, m.n, DNS_HEADER_BYTES, asked);
     if (at == 0 || at + 4 > m.n || strcmp(asked, name) != 0 || get16(m.p + at) != type ||
         get16(m.p + at + 2) != CLASS_IN)
         return false;
@@ -228,7 +117,7 @@ walk_next(struct walk *w, struct record *r)
     int section = w->left[0] > 0 ? 0 : w->left[1] > 0 ? 1 : w->left[2] > 0 ? 2 : 3;
     if (section == 3 || w->n_seen == DNS_WALK_RECORDS_MAX)
         return 0;
-    size_t at = name_read(w->m, w->at, r->owner);
+    size_t at = dns_name_read(w->m.p, w->m.n, w->at, r->owner);
     if (at == 0 || at + 10 > w->m.n)
         return -1;
     const uint8_t *p = w->m.p + at;
@@ -252,7 +141,7 @@ walk_next(struct walk *w, struct record *r)
 static bool
 data_name(const struct message *m, const struct record *r, size_t at, char out[DNS_NAME_BYTES])
 {
-    return at < r->data_end && name_read(*m, at, out) == r->data_end;
+    return at < r->data_end && dns_name_read(m->p, m->n, at, out) == r->data_end;
 }
 
 /* What is known before records are collected. */
@@ -522,7 +411,7 @@ dns_walk(struct span message, const char *name, uint16_t type, struct dns_found 
     /* A server that does not know EDNS may send nothing but its header. One that answers with an
      * OPT knows it and means something else (RFC 6891 section 7); c-ares, which sees that too,
      * would cut an OPT off the end of a question that has none. */
-    if (m.n >= HEADER_BYTES && (m.p[2] & 0x80) != 0 && (m.p[3] & 15) == RCODE_FORMERR &&
+    if (m.n >= DNS_HEADER_BYTES && (m.p[2] & 0x80) != 0 && (m.p[3] & 15) == RCODE_FORMERR &&
         get16(m.p + 10) == 0)
         return DNS_WALK_FORMERR;
     if (!walk_begin(&start, m, name, type))

@@ -1,21 +1,16 @@
 /*
  * dns_wire - questions and answers as bytes (RFC 1035, 3597, 6891). Pure: no sockets, no time.
  *
- * Everything read is checked against the message's end; compression pointers may only lead
- * backwards, so every walk ends.
+ * Everything read is checked against the message's end.
  */
 #pragma once
 
 #include "policy/base/span.h"
 #include "relayd/net/dns.h"
+#include "relayd/net/dns_name.h"
 
-#define DNS_NAME_BYTES 1024       /* a name as text: 255 octets, odd ones as \DDD */
 #define DNS_QUESTION_BYTES 300    /* header, one question, OPT */
 #define DNS_WALK_RECORDS_MAX 2048 /* of one message looked at */
-
-/* The canonical text of a name to ask for: lower case, no final dot, blanks and what is not
- * printable ASCII as \DDD (and only as that, in `name` too). False when it is none. */
-bool dns_name_canonical(const char *name, char ret[DNS_NAME_BYTES]);
 
 /*
  * Write a question with RD and AD set, with an OPT of 1232 octets if `edns`. `name` is canonical.
