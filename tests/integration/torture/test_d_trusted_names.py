@@ -36,6 +36,13 @@ def attempt(node, source):
         return may_relay(session).code
 
 
+def relay_denied(node):
+    """Recipients refused to strangers, as the metrics count them."""
+    url = f"http://{node.config['http']['address']}/metrics"
+    text = urllib.request.urlopen(url, timeout=20).read().decode()
+    return int(re.search(r"^relayd_relay_denied_total (\d+)$", text, re.M).group(1))
+
+
 def wait_change(node, since=0, **fields):
     return node.log.wait(event="trusted_name", name=NAME, since=since, **fields)
 
@@ -331,10 +338,12 @@ def test_d04_who_may_be_meant_by_a_name_is_not_refused_for_good_before_dns_has_a
 
     server = world.keep(OddDns(world.take(), zone))
     node = world.node(config={"resolver": {"servers": [server.server], "timeout": "1s"},
+                              "http": {"address": f"{world.take()}:8025"},
                               "limits": {"recipients_per_message": 5}, **trusting()})
     for source in (office, world.take()):
         assert attempt(node, source) == 450
         promise.case()
+    assert relay_denied(node) == 0
     with node.client() as session:  # nobody tries for ever
         session.ehlo()
         session.mail("a@src.test")
@@ -344,6 +353,7 @@ def test_d04_who_may_be_meant_by_a_name_is_not_refused_for_good_before_dns_has_a
     node.restart()
     wait_change(node, added=office)
     assert attempt(node, office) == 250 and attempt(node, world.take()) == 554
+    assert relay_denied(node) == 1
 
 
 def test_d04_a_name_that_a_reload_took_away_stands_for_nobody_in_open_sessions(world, promise):
