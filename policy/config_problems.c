@@ -8,6 +8,17 @@
 
 #include "policy/base/mem.h"
 
+/* What is quoted from a file may hold anything, and so may keys and names of files; a problem is one
+ * line. */
+static char *
+one_line(char *text)
+{
+    for (char *c = text; *c != '\0'; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    return text;
+}
+
 void
 config_problem_add(struct config_problems *problems, enum config_severity severity,
                    struct config_mark mark, const char *path, const char *fmt, ...)
@@ -22,22 +33,17 @@ config_problem_add(struct config_problems *problems, enum config_severity severi
         size_t room = problems->n == 0 ? 1 : problems->n * 2;
         problems->items = xrealloc(problems->items, room * sizeof(*problems->items));
     }
-    struct strbuf text = STRBUF_INIT;
     va_list ap;
     va_start(ap, fmt);
-    char *formatted;
-    if (vasprintf(&formatted, fmt, ap) < 0)
+    char *text;
+    if (vasprintf(&text, fmt, ap) < 0)
         out_of_memory();
     va_end(ap);
-    /* What is quoted from a file may hold anything; a problem is one line of text. */
-    for (const char *c = formatted; *c != '\0'; c++)
-        strbuf_add(&text, (unsigned char)*c < 0x20 || *c == 0x7f ? "?" : c, 1);
-    free(formatted);
     problems->items[problems->n++] = (struct config_problem){
         .severity = severity,
-        .mark = {xstrdup(mark.file == NULL ? "" : mark.file), mark.line, mark.col},
-        .path = xstrdup(path),
-        .text = strbuf_take(&text),
+        .mark = {one_line(xstrdup(mark.file == NULL ? "" : mark.file)), mark.line, mark.col},
+        .path = one_line(xstrdup(path)),
+        .text = one_line(text),
     };
 }
 

@@ -343,6 +343,7 @@ wrong_keys_and_shapes(void **state)
         {"sessions: 5\n", "c.yaml:4:1: sessions: unknown key; did you mean limits.sessions?"},
         {"zzzzzz: 5\n", "c.yaml:4:1: zzzzzz: unknown key, expected one of those in relayd.yaml(5)"},
         {"'': 5\n", "c.yaml:4:1: unknown key"},
+        {"\"no\\nde\\e\": 5\n", "c.yaml:4:1: no?de?: unknown key"},
         {"hops: {us: {adress: a}}\n",
          "c.yaml:4:13: hops.us.adress: unknown key; did you mean \"address\"?"},
         {"hops: {'*': {address: a}}\n", "c.yaml:4:8: hops.*: no usable name"},
