@@ -189,7 +189,7 @@ flush(struct play *p)
         size_t n = rest.n;
         if (cut == 1 && rest.n < 400)
             n = 1;
-        else if (cut >= 2)
+        else if (cut >= 2 && p->tape.n > 0)
             n = 1 + tape_byte(&p->tape) * (cut == 2 ? 1u : 1u + rest.n / 200);
         struct span piece = span_first(rest, n);
         CLEANUP(freep) char *own = xmalloc(piece.n); /* reads beyond it are seen */
