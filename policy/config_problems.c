@@ -8,8 +8,7 @@
 
 #include "policy/base/mem.h"
 
-/* What is quoted from a file may hold anything, and so may keys and names of files; a problem is one
- * line. */
+/* A problem is one line of text, whatever is quoted from a file, keys and names of files too. */
 static char *
 one_line(char *text)
 {
