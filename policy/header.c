@@ -214,10 +214,12 @@ next_word(struct span *rest)
 bool
 header_received_is_ours(struct span value, struct span hostname)
 {
-    struct span word;
-    do {
+    struct span word = next_word(&value);
+
+    if (span_ieq(word, SPAN("from")))
+        next_word(&value); /* a client may call itself "by" */
+    while (word.n > 0 && !span_ieq(word, SPAN("by")))
         word = next_word(&value);
-    } while (word.n > 0 && !span_ieq(word, SPAN("by")));
 
     struct span host = next_word(&value);
     if (host.n > 1 && host.p[host.n - 1] == '.')

@@ -174,6 +174,8 @@ our_own_received_lines_are_known(void **state)
         {" from a (by relay.example.org (relayd)) by other; d", false},
         {" from a by relay.example.org.evil.example; d", false},
         {" from a; by relay.example.org", true},
+        {" from by ([1.2.3.4])\r\n\tby relay.example.org (relayd cn) with SMTP; d", true},
+        {" from by by other.example.org; d", false},
         {"", false},
         {" from a (unclosed by relay.example.org", false},
     };
