@@ -13,7 +13,7 @@ static char *
 one_line(char *text)
 {
     for (char *c = text; *c != '\0'; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+        if (ascii_control(*c))
             *c = '?';
     return text;
 }

@@ -72,21 +72,12 @@ config_resolve(struct builder *b, struct config_mark mark, struct span text)
                         SPAN_ARG(text));
 }
 
-static bool
-is_printable(struct span text)
-{
-    for (size_t i = 0; i < text.n; i++)
-        if ((unsigned char)text.p[i] < 0x20 || text.p[i] == 0x7f)
-            return false;
-    return true;
-}
-
 bool
 setting_has_line(const struct setting *s)
 {
     if (!setting_has_text(s, s->node))
         return false;
-    if (s->node->text.n > TEXT_MAX || !is_printable(s->node->text)) {
+    if (s->node->text.n > TEXT_MAX || span_has_control(s->node->text)) {
         setting_fault(s, s->node, "is no single line of at most %d bytes", TEXT_MAX);
         return false;
     }

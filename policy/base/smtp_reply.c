@@ -55,7 +55,7 @@ text_add_clean(struct strbuf *sb, struct span text)
     size_t start = sb->n;
     strbuf_add_span(sb, text);
     for (size_t i = start; i < sb->n; i++)
-        if ((unsigned char)sb->p[i] < 0x20 || sb->p[i] == 0x7f)
+        if (ascii_control(sb->p[i]))
             sb->p[i] = ' ';
 }
 

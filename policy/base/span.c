@@ -118,6 +118,15 @@ span_u64(struct span s, uint64_t *ret)
     return true;
 }
 
+bool
+span_has_control(struct span s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        if (ascii_control(s.p[i]))
+            return true;
+    return false;
+}
+
 int
 span_cmp(struct span a, struct span b)
 {

@@ -65,6 +65,8 @@ struct span span_trim(struct span s);
 struct span span_cut(struct span *s, char c);
 /* Decimal number of digits only, no sign, no overflow; false otherwise. */
 bool span_u64(struct span s, uint64_t *ret);
+/* Could it end a line, or move a terminal's cursor? */
+bool span_has_control(struct span s);
 /* memcmp order, shorter first. */
 int span_cmp(struct span a, struct span b);
 /* FNV-style fast hash for trusted keys; a table that peers can fill uses map.h's keyed hash. */
@@ -74,6 +76,11 @@ static inline char
 ascii_lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+}
+static inline bool
+ascii_control(char c)
+{
+    return (unsigned char)c < 0x20 || c == 0x7f;
 }
 static inline bool
 ascii_digit(char c)

@@ -61,15 +61,6 @@ take_line(struct span *in, size_t max, struct span *ret)
     return LINE_WHOLE;
 }
 
-static bool
-line_is_text(struct span line)
-{
-    for (size_t i = 0; i < line.n; i++)
-        if ((unsigned char)line.p[i] < 32 || line.p[i] == 127)
-            return false;
-    return mailbox_utf8_valid(line);
-}
-
 static const struct verb *
 verb_find(struct span name)
 {
@@ -123,7 +114,7 @@ command(struct smtpd *s, struct span line, bool more)
 
     s->counts.commands++;
     s->verb = verb == NULL ? "unknown" : verb->name;
-    if (!line_is_text(line)) {
+    if (span_has_control(line) || !mailbox_utf8_valid(line)) {
         unreadable(s, line, "500 5.5.2 control or broken characters in a command");
     } else if (verb == NULL) {
         unknown_verb(s, name);

@@ -45,8 +45,9 @@ smtpd_reply_foreign(struct smtpd *s, struct span text, const char *classes)
         text.n--; /* a character cut in half */
     bool utf8 = mailbox_utf8_valid(text);
     for (size_t i = 0; i < text.n; i++) {
-        unsigned char c = (unsigned char)text.p[i];
-        strbuf_add_byte(&s->out, c < 32 || c == 127 || (c >= 128 && !utf8) ? '?' : (char)c);
+        char c = text.p[i];
+        bool odd = ascii_control(c) || (!utf8 && (unsigned char)c >= 128);
+        strbuf_add_byte(&s->out, odd ? '?' : c);
     }
     assert(s->out.n > start);
     strbuf_add(&s->out, "\r\n", 2);

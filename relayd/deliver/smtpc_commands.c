@@ -10,23 +10,15 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-static bool
-clean(struct span text)
-{
-    for (size_t i = 0; i < text.n; i++)
-        if ((unsigned char)text.p[i] < 0x20 || text.p[i] == 0x7f)
-            return false;
-    return true;
-}
-
 /* Intake lets no such address in; a command must not be split by one all the same. */
 static bool
-txn_clean(const struct deliver_txn *txn)
+txn_has_control(const struct deliver_txn *txn)
 {
-    bool ok = clean(txn->sender) && clean(txn->ret) && clean(txn->envid);
-    for (size_t i = 0; ok && i < txn->n_rcpts; i++)
-        ok = clean(txn->rcpts[i].address) && clean(txn->rcpts[i].orcpt);
-    return ok;
+    bool has =
+        span_has_control(txn->sender) || span_has_control(txn->ret) || span_has_control(txn->envid);
+    for (size_t i = 0; !has && i < txn->n_rcpts; i++)
+        has = span_has_control(txn->rcpts[i].address) || span_has_control(txn->rcpts[i].orcpt);
+    return has;
 }
 
 bool
@@ -44,7 +36,7 @@ smtpc_fits(const struct smtpc *s, const struct deliver_txn *txn, struct outcome 
                     "the message needs SMTPUTF8, which this host does not offer");
         return false;
     }
-    if (!txn_clean(txn)) {
+    if (txn_has_control(txn)) {
         outcome_set(ret, OUTCOME_FAILED, ORIGIN_LOCAL, "mail", "5.1.3",
                     "an address holds a control character");
         return false;
