@@ -49,6 +49,8 @@ void api_add_enh(cJSON *object, const char *name, struct enh e);
 
 /* An ITEM of the queue list from a row. */
 cJSON *api_item(struct daemon *d, const struct queue_row *row);
+/* Is his domain on hold now? A row of a page says what was so when it was read. */
+bool api_domain_held(const struct daemon *d, const struct queue_rcpt *rcpt);
 /* The state word of a recipient. */
 const char *api_state(const struct daemon *d, const struct queue_rcpt *rcpt, bool domain_held);
 

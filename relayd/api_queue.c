@@ -11,6 +11,12 @@
 
 #define BODY_PIECE_BYTES 65536
 
+bool
+api_domain_held(const struct daemon *d, const struct queue_rcpt *rcpt)
+{
+    return schedule_hold_reason(d->schedule, rcpt->domain) != NULL;
+}
+
 const char *
 api_state(const struct daemon *d, const struct queue_rcpt *rcpt, bool domain_held)
 {
@@ -225,7 +231,7 @@ mail_json(struct daemon *d, const struct queue_mail *mail)
         const struct queue_rcpt *rcpt = &mail->rcpts[i];
         cJSON *item = cJSON_CreateObject();
         struct attempts a;
-        add_rcpt(item, d, rcpt, schedule_hold_reason(d->schedule, rcpt->domain) != NULL, &a);
+        add_rcpt(item, d, rcpt, api_domain_held(d, rcpt), &a);
         cJSON_AddNumberToObject(item, "no", rcpt->no);
         cJSON_AddNumberToObject(item, "revision", rcpt->revision);
         cJSON_AddNumberToObject(item, "notify", rcpt->notify);

@@ -67,10 +67,8 @@ add_waiting(struct trace *t, const struct queue_mail *mail)
         cJSON *json = cJSON_CreateObject();
         api_add_span(json, "rcpt", rcpt->address);
         cJSON_AddNumberToObject(json, "no", rcpt->no);
-        cJSON_AddStringToObject(
-            json, "state",
-            api_state(t->api->d, rcpt,
-                      schedule_hold_reason(t->api->d->schedule, rcpt->domain) != NULL));
+        cJSON_AddStringToObject(json, "state",
+                                api_state(t->api->d, rcpt, api_domain_held(t->api->d, rcpt)));
         cJSON_AddNullToObject(json, "result");
         cJSON_AddNullToObject(json, "finished_at");
         cJSON_AddItemToArray(t->rcpts, json);

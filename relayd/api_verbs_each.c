@@ -31,9 +31,8 @@ static bool
 is_meant(const struct verb_run *run, const struct queue_row *row)
 {
     const struct daemon *d = run->api->d;
-    bool held = schedule_hold_reason(d->schedule, row->rcpt.domain) != NULL;
     return api_filter_keeps(&run->filter, api_state(d, &row->rcpt, row->domain_held)) &&
-           api_filter_keeps(&run->filter, api_state(d, &row->rcpt, held));
+           api_filter_keeps(&run->filter, api_state(d, &row->rcpt, api_domain_held(d, &row->rcpt)));
 }
 
 /* ---- acting ---- */
