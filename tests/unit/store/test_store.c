@@ -1,5 +1,18 @@
 #include "tests/unit/store/store_fixture.h"
 
+#include <sys/syscall.h>
+
+static _Atomic long asleep_s; /* added to the time since the machine was started */
+
+int
+clock_gettime(clockid_t id, struct timespec *ret)
+{
+    int code = (int)syscall(SYS_clock_gettime, id, ret);
+    if (id == CLOCK_BOOTTIME)
+        ret->tv_sec += asleep_s;
+    return code;
+}
+
 /* ------------------------------------------------------------------------------ group commit */
 
 static void
@@ -508,6 +521,22 @@ a_clock_that_jumps_ahead_costs_no_history(void **state)
     assert_int_equal(numbers().queue.history, 15);
 }
 
+static void
+a_clock_that_has_been_ahead_for_a_day_is_believed(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        finish_at(T0 + i);
+    finish_at(T0 + 10 * DAY);
+    asleep_s = 23 * 3600;
+    finish_at(T0 + 11 * DAY);
+    assert_int_equal(numbers().queue.history, 7);
+    asleep_s = 25 * 3600;
+    finish_at(T0 + 11 * DAY + HOUR);
+    asleep_s = 0;
+    assert_int_equal(numbers().queue.history, 3); /* the first are older than three days now */
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -530,6 +559,7 @@ main(int argc, char **argv)
         TEST(a_malformed_notice_is_refused_and_changes_nothing),
         TEST(history_is_trimmed_as_it_grows),
         TEST(a_clock_that_jumps_ahead_costs_no_history),
+        TEST(a_clock_that_has_been_ahead_for_a_day_is_believed),
     };
     RUN_TESTS(tests);
 }
