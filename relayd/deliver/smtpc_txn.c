@@ -129,7 +129,7 @@ shut_down(struct smtpc *s, const struct smtp_reply *r, enum smtpc_cmd cmd)
     return done_and_close(s);
 }
 
-/* ---- sending a group ---- */
+/* ---- groups ---- */
 
 void
 smtpc_txn_rewind(struct smtpc *s)
@@ -302,8 +302,8 @@ smtpc_on_mail(struct smtpc *s, size_t rcpt, const struct smtp_reply *r)
     struct outcome o;
     if (r->code == 421 && s->reused)
         return smtpc_close(s, SMTPC_END_AGAIN); /* it hung up while we were idle */
-    if (r->code / 100 >= 4 && s->took_mail)     /* so many messages a session, or the last dot's */
-        return smtpc_close(s, SMTPC_END_AGAIN);
+    if (r->code / 100 >= 4 && s->took_mail)
+        return smtpc_close(s, SMTPC_END_AGAIN); /* so many a session, or it answers the last dot */
     if (r->code / 100 == 3)
         return smtpc_violation(s, "an odd reply to MAIL");
     s->heard = true;

@@ -1,6 +1,6 @@
 /*
  * smtpd_model - a client's session with our server, as RFC 5321, its extensions and behaviour.md
- * have it, written down a second time: for tests of relayd/accept/smtpd.c, which must give the same
+ * have it, written down a second time: for tests of relayd/accept/smtpd.h, which must give the same
  * replies and hand the same messages on. Knows the commands of smtpd_world.h only.
  */
 #pragma once
