@@ -22,6 +22,7 @@
 #include "relayd/sign.h"
 #include "relayd/start.h"
 #include "relayd/stop.h"
+#include "relayd/work/inhand.h"
 
 #define CONFIG_FILE_DEFAULT "/etc/relayd/relayd.yaml"
 #define DRAIN_DEFAULT_MS (30 * SECOND)
@@ -111,6 +112,7 @@ main(int argc, char **argv)
     if (options.check)
         return check(options.config_file);
     daemon_signals_hold();
+    inhand_watch();
 
     char path[PATH_MAX];
     const struct worker_slot slots[] = {[SIGN_SLOT] = sign_worker_slot()};

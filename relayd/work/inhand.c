@@ -1,9 +1,9 @@
 /*
  * How: stores to a shared mapping survive the process, so nothing is written at the crash but one
- * word, which is all that a signal handler may do. It puts back what was there before (the default,
- * or a sanitizer's handler) and returns: the faulting instruction runs again and the signal takes
- * that way; abort() raises again by itself. A refused system call is said on stderr and does not
- * run again, so its signal is raised here.
+ * word and a line on stderr, which is all that a signal handler may do. It puts back what was there
+ * before (the default, or a sanitizer's handler) and returns: the faulting instruction runs again
+ * and the signal takes that way; abort() raises again by itself. A refused system call does not run
+ * again, so its signal is raised here.
  */
 #include "relayd/work/inhand.h"
 
@@ -29,7 +29,15 @@ struct file {
 
 static const char magic[16] = "relayd-in-hand-1";
 
-static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGSYS};
+#define CRASHED(signal) "relayd: crashed by " signal "\n"
+
+static const struct {
+    int signal;
+    const char *text; /* NULL: who aborts has said why; of a system call there is more to say */
+} signals[] = {
+    {SIGSEGV, CRASHED("SIGSEGV")}, {SIGBUS, CRASHED("SIGBUS")}, {SIGFPE, CRASHED("SIGFPE")},
+    {SIGABRT, NULL},               {SIGSYS, NULL},
+};
 
 /* Globals, for a signal handler has no argument; set once before there are threads. */
 static struct file *mapped;
@@ -46,7 +54,14 @@ is_our_own(int signal, const siginfo_t *info)
     return info->si_code > 0;
 }
 
-/* "relayd: system call 59 is refused", with write(2) alone. */
+static void
+tell(const char *text, size_t n)
+{
+    ssize_t written = write(STDERR_FILENO, text, n);
+    (void)written; /* nobody else is there to be told */
+}
+
+/* "relayd: system call 59 is refused" */
 static void
 refused_tell(int call)
 {
@@ -60,8 +75,7 @@ refused_tell(int call)
     while ((call /= 10) > 0 && n > sizeof(before) - 1);
     n -= sizeof(before) - 1;
     memcpy(text + n, before, sizeof(before) - 1);
-    ssize_t written = write(STDERR_FILENO, text + n, sizeof(text) - n);
-    (void)written; /* nobody else is there to be told */
+    tell(text + n, sizeof(text) - n);
 }
 
 static void
@@ -71,30 +85,34 @@ on_crash(int signal, siginfo_t *info, void *context)
     (void)context;
     if (slot != NULL && own)
         atomic_store(&slot->signal, (uint32_t)signal);
-    for (size_t i = 0; i < N_ELEMENTS(signals); i++)
-        if (signals[i] == signal)
-            sigaction(signal, &others[i], NULL);
+    for (size_t i = 0; i < N_ELEMENTS(signals); i++) {
+        if (signals[i].signal != signal)
+            continue;
+        sigaction(signal, &others[i], NULL);
+        if (own && signals[i].text != NULL)
+            tell(signals[i].text, strlen(signals[i].text));
+    }
     if (own && signal == SIGSYS)
         refused_tell(info->si_syscall);
     if (!own || signal == SIGSYS)
         raise(signal); /* no instruction will fault again */
 }
 
-static void
-watch(void)
+void
+inhand_watch(void)
 {
     struct sigaction action = {.sa_sigaction = on_crash,
                                .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < N_ELEMENTS(signals); i++)
-        sigaction(signals[i], &action, &others[i]);
+        sigaction(signals[i].signal, &action, &others[i]);
 }
 
 void
 inhand_unblock(sigset_t *blocked)
 {
     for (size_t i = 0; i < N_ELEMENTS(signals); i++)
-        sigdelset(blocked, signals[i]);
+        sigdelset(blocked, signals[i].signal);
 }
 
 /* What is in the file; anything but our own is as good as nothing. */
@@ -160,8 +178,6 @@ inhand_open(const char *path, struct inhand_mark *ret, size_t *ret_n, struct err
                        "%s: %m", path);
     enum err_code code = file_open(fd, path, ret, ret_n, err);
     close(fd);
-    if (code == ERR_OK)
-        watch();
     return code;
 }
 

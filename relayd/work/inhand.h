@@ -30,10 +30,16 @@ struct inhand_mark {
 };
 
 /*
+ * Install the handlers: from now on a crash is said in one line on stderr, as there is no core
+ * file, and marks what is in hand. Call it once, before the threads start.
+ */
+void inhand_watch(void);
+
+/*
  * Map `path` (made 0600 when missing), give what the last run's crash marked in `ret` (room for
- * INHAND_SLOTS), clear all slots, and install the handlers. ERR_PERM, ERR_IO; ERR_FULL: the disk
- * has no room for it, *ret_n holds all the same and the caller may go on without evidence. Call it
- * once, before the threads start.
+ * INHAND_SLOTS), and clear all slots. ERR_PERM, ERR_IO; ERR_FULL: the disk has no room for it,
+ * *ret_n holds all the same and the caller may go on without evidence. Call it once, before the
+ * threads start.
  */
 MUST_CHECK enum err_code
 inhand_open(const char *path, struct inhand_mark *ret, size_t *ret_n, struct err *err);

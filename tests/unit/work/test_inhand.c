@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -23,6 +24,7 @@
 #define PRINT 77u
 
 static char path[64];
+static char told[32768]; /* what the last child said on stderr */
 
 static size_t
 open_marks(struct inhand_mark marks[INHAND_SLOTS])
@@ -88,6 +90,7 @@ die(enum death death)
     static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGSYS};
     for (size_t i = 0; i < N_ELEMENTS(signals); i++)
         signal(signals[i], SIG_DFL);
+    inhand_watch();
     open_marks(marks);
     uint64_t before = death == EMPTY ? 0 : inhand_enter(ID);
     inhand_print(PRINT);
@@ -130,6 +133,17 @@ die(enum death death)
     _exit(0);
 }
 
+static void
+read_told(int fd)
+{
+    size_t n = 0;
+    ssize_t more;
+    while ((more = read(fd, told + n, sizeof(told) - 1 - n)) > 0)
+        n += (size_t)more;
+    told[n] = '\0';
+    close(fd);
+}
+
 /* The child's signal; its marks are read by a second child, since a process opens the file once. */
 static size_t
 marks_of(enum death death, int *ret_signal, struct inhand_mark *ret)
@@ -140,9 +154,14 @@ marks_of(enum death death, int *ret_signal, struct inhand_mark *ret)
         struct inhand_mark marks[INHAND_SLOTS];
     } found;
 
+    assert_int_equal(pipe(channel), 0);
     pid_t pid = fork();
-    if (pid == 0)
+    if (pid == 0) {
+        dup2(channel[1], STDERR_FILENO);
         die(death);
+    }
+    close(channel[1]);
+    read_told(channel[0]);
     waitpid(pid, &status, 0);
     assert_true(WIFSIGNALED(status));
     *ret_signal = WTERMSIG(status);
@@ -233,6 +252,29 @@ signals_from_outside_and_idle_hands_blame_nobody(void **state)
     }
 }
 
+/* Sanitizers say their part too. */
+static void
+a_crash_of_our_own_is_said(void **state)
+{
+    (void)state;
+    static const struct {
+        enum death death;
+        const char *text, *never;
+    } cases[] = {{FAULT, "relayd: crashed by SIGSEGV\n", NULL},
+                 {EMPTY, "relayd: crashed by SIGSEGV\n", NULL},
+                 {REFUSED, "relayd: system call ", "crashed"},
+                 {ABORT, "", "relayd:"},
+                 {SENT_SEGV, "", "relayd:"}};
+    for (size_t i = 0; i < N_ELEMENTS(cases); i++) {
+        struct inhand_mark mark;
+        int signal;
+        marks_of(cases[i].death, &signal, &mark);
+        assert_non_null(strstr(told, cases[i].text));
+        if (cases[i].never != NULL)
+            assert_null(strstr(told, cases[i].never));
+    }
+}
+
 static void
 marks_are_read_once(void **state)
 {
@@ -278,6 +320,7 @@ main(int argc, char **argv)
                                         remove_path),
         cmocka_unit_test_setup_teardown(signals_from_outside_and_idle_hands_blame_nobody, make_path,
                                         remove_path),
+        cmocka_unit_test_setup_teardown(a_crash_of_our_own_is_said, make_path, remove_path),
         cmocka_unit_test_setup_teardown(marks_are_read_once, make_path, remove_path),
         cmocka_unit_test_setup_teardown(a_file_that_is_not_ours_says_nothing, make_path,
                                         remove_path),
