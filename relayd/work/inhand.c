@@ -35,8 +35,11 @@ static const struct {
     int signal;
     const char *text; /* NULL: who aborts has said why; of a system call there is more to say */
 } signals[] = {
-    {SIGSEGV, CRASHED("SIGSEGV")}, {SIGBUS, CRASHED("SIGBUS")}, {SIGFPE, CRASHED("SIGFPE")},
-    {SIGABRT, NULL},               {SIGSYS, NULL},
+    {SIGSEGV, CRASHED("SIGSEGV")},
+    {SIGBUS, CRASHED("SIGBUS")},
+    {SIGFPE, CRASHED("SIGFPE")},
+    {SIGABRT, NULL},
+    {SIGSYS, NULL},
 };
 
 /* Globals, for a signal handler has no argument; set once before there are threads. */
