@@ -81,6 +81,7 @@ def test_h06_message_that_crashes_delivery_is_retried_alone_and_held_at_the_thir
     hold(node, "z@other.test")
     node.ctl("resume", "direct")
     assert node.wait_exit() == DIED
+    assert "relayd: crashed by SIGSEGV" in node.log.lines()
     delivered = len(other.mails)
     for crash in (1, 2):
         node.start(ready=False)
