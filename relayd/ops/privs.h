@@ -77,8 +77,9 @@ bool privs_may_bind(uint16_t port);
  *    tries first it does without.
  *  - socket() knows TCP and UDP, UNIX and NETLINK; kill() only this process; clone()
  *    only threads; prlimit() only reads; prctl() and ioctl() a few requests.
- * Needs no_new_privs or root; after privs_landlock(), before threads. ERR_IO when the kernel has no
- * seccomp.
+ * Needs no_new_privs or root; after privs_landlock(), before threads. Each call is tried on the
+ * program before the kernel gets it. ERR_IO when the kernel has no seccomp (before Linux 4.14), or
+ * the program is not what it was meant to be; there is no filter then.
  */
 MUST_CHECK enum err_code privs_seccomp(struct err *err);
 

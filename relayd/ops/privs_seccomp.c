@@ -1,6 +1,8 @@
 /*
  * The system-call filter: privs.h says what becomes of a call. Whole families are listed rather
  * than what a trace shows today: the filter shall end an intruder, not a night with a newer libc.
+ *
+ *   lists ─▶ libseccomp, in a child ─▶ program ─▶ every call tried on it (bpf.h) ─▶ the kernel
  */
 #include "relayd/ops/privs.h"
 
@@ -13,15 +15,22 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sysexits.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "policy/base/mem.h"
 #include "policy/base/span.h"
+#include "relayd/ops/bpf.h"
 
 #define FILTER_SECONDS 10 /* to make the filter; milliseconds are usual */
+#define CALLS_MAX 1024    /* numbers of calls that are tried; there are fewer than 500 */
+
+/* What becomes of a call that is in no list. */
+#define REFUSED (SECCOMP_RET_ERRNO | ENOSYS)
 
 /* Names of system calls, apart by blanks. */
 static const char *const allowed[] = {
@@ -125,17 +134,25 @@ filter_release(scmp_filter_ctx *filter)
         seccomp_release(*filter);
 }
 
+static int
+number_of(struct span call)
+{
+    char name[CALL_NAME_MAX];
+    snprintf(name, sizeof(name), "%.*s", (int)call.n, call.p);
+    return seccomp_syscall_resolve_name(name);
+}
+
 /* A call that this machine does not have gets a number that never matches. */
 static enum err_code
-rule_add(scmp_filter_ctx filter, uint32_t action, const char *call, unsigned n,
+rule_add(scmp_filter_ctx filter, uint32_t action, struct span call, unsigned n,
          const struct scmp_arg_cmp *compare, struct err *err)
 {
-    int nr = seccomp_syscall_resolve_name(call);
+    int nr = number_of(call);
     if (nr == __NR_SCMP_ERROR)
         return ERR_OK; /* libseccomp is older than the call */
     int rc = seccomp_rule_add_array(filter, action, nr, n, compare);
     if (rc != 0 && rc != -EDOM) /* EDOM: reached another way on this machine */
-        return err_set(err, ERR_IO, "seccomp: %s: %s", call, strerror(-rc));
+        return err_set(err, ERR_IO, "seccomp: %.*s: %s", SPAN_ARG(call), strerror(-rc));
     return ERR_OK;
 }
 
@@ -146,98 +163,203 @@ rules_add_all(scmp_filter_ctx filter, uint32_t action, const char *const *names,
     enum err_code code = ERR_OK;
     for (size_t i = 0; i < n; i++) {
         struct span rest = span_str(names[i]);
-        while (rest.n > 0 && code == ERR_OK) {
-            char call[CALL_NAME_MAX];
-            struct span name = span_cut(&rest, ' ');
-            snprintf(call, sizeof(call), "%.*s", (int)name.n, name.p);
-            code = rule_add(filter, action, call, 0, NULL, err);
-        }
+        while (rest.n > 0 && code == ERR_OK)
+            code = rule_add(filter, action, span_cut(&rest, ' '), 0, NULL, err);
     }
     return code;
 }
 
+/* Signals to ourselves: abort(), and a crash handler that passes one on. */
+static const char *const kills[] = {"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"};
+
+#define N_REQUESTS (N_ELEMENTS(requests) + N_ELEMENTS(kills))
+
+static struct request
+request_at(size_t i, pid_t self)
+{
+    if (i < N_ELEMENTS(requests))
+        return requests[i];
+    return (struct request){kills[i - N_ELEMENTS(requests)], 0, WHOLE, (uint64_t)self, 0, 0};
+}
+
 static enum err_code
-rules_add(scmp_filter_ctx filter, struct err *err)
+rules_add(scmp_filter_ctx filter, pid_t self, struct err *err)
 {
     enum err_code code = rules_add_all(filter, SCMP_ACT_ALLOW, allowed, N_ELEMENTS(allowed), err);
     if (code == ERR_OK)
         code = rules_add_all(filter, SCMP_ACT_TRAP, deadly, N_ELEMENTS(deadly), err);
-    for (size_t i = 0; i < N_ELEMENTS(requests) && code == ERR_OK; i++) {
-        const struct request *r = &requests[i];
+    for (size_t i = 0; i < N_REQUESTS && code == ERR_OK; i++) {
+        const struct request r = request_at(i, self);
         const struct scmp_arg_cmp compare[] = {
-            {r->arg, SCMP_CMP_MASKED_EQ, r->mask, r->value},
-            {r->arg + 1, SCMP_CMP_MASKED_EQ, r->next_mask, r->next_value},
+            {r.arg, SCMP_CMP_MASKED_EQ, r.mask, r.value},
+            {r.arg + 1, SCMP_CMP_MASKED_EQ, r.next_mask, r.next_value},
         };
-        code = rule_add(filter, SCMP_ACT_ALLOW, r->call, r->next_mask != 0 ? 2 : 1, compare, err);
+        code = rule_add(filter, SCMP_ACT_ALLOW, span_str(r.call), r.next_mask != 0 ? 2 : 1, compare,
+                        err);
     }
-    /* Signals to ourselves: abort(), and a crash handler that passes one on. */
-    static const char *const kills[] = {"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"};
-    const struct scmp_arg_cmp self = {0, SCMP_CMP_MASKED_EQ, WHOLE, (uint64_t)getpid()};
-    for (size_t i = 0; i < N_ELEMENTS(kills) && code == ERR_OK; i++)
-        code = rule_add(filter, SCMP_ACT_ALLOW, kills[i], 1, &self, err);
     return code;
 }
 
-/* ---- libseccomp without memory ---- */
-
-/* libseccomp 2.5 does not look at what malloc() returns: it crashes, or walks in circles. */
-static const int bad_ends[] = {SIGSEGV, SIGBUS, SIGALRM};
-
-static void
-on_bad_end(int number)
-{
-    static const char text[] = "relayd: no seccomp filter: libseccomp has crashed or hangs, "
-                               "probably out of memory\n";
-    (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-    (void)number;
-    _exit(EX_OSERR);
-}
-
-static void
-guard_begin(struct sigaction before[N_ELEMENTS(bad_ends)])
-{
-    const struct sigaction act = {.sa_handler = on_bad_end};
-    for (size_t i = 0; i < N_ELEMENTS(bad_ends); i++)
-        sigaction(bad_ends[i], &act, &before[i]);
-    alarm(FILTER_SECONDS);
-}
-
-static void
-guard_end(const struct sigaction before[N_ELEMENTS(bad_ends)])
-{
-    alarm(0);
-    for (size_t i = 0; i < N_ELEMENTS(bad_ends); i++)
-        sigaction(bad_ends[i], &before[i], NULL);
-}
+/*
+ * ---- the program, before it is in force ----
+ *
+ * Short of memory, libseccomp 2.5 crashes, walks in circles, frees what it has freed, or makes
+ * another program than it was told and does not say so. So it works in a child, and each call is
+ * tried on what comes from there.
+ */
 
 static enum err_code
-filter_load(struct err *err)
+filter_export(int fd, pid_t self, struct err *err)
 {
     CLEANUP(filter_release) scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
     if (filter == NULL)
-        return err_set(err, ERR_IO, "seccomp is not available");
-    /* Refusals are in the kernel's log (audit), where it can; other ABIs of the machine end us. */
-    seccomp_attr_set(filter, SCMP_FLTATR_CTL_LOG, 1);
+        return err_set(err, ERR_IO, "seccomp: out of memory");
     seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a binary tree */
-    enum err_code code = rules_add(filter, err);
+    enum err_code code = rules_add(filter, self, err);
     if (code != ERR_OK)
         return code;
-    int rc = seccomp_load(filter);
-    if (rc != 0)
-        return err_set(err, ERR_IO, "seccomp: %s", strerror(-rc));
+    int rc = seccomp_export_bpf(filter, fd);
+    return rc == 0 ? ERR_OK : err_set(err, ERR_IO, "seccomp: %s", strerror(-rc));
+}
+
+/* Leave the program in `fd`, or the words of an error. */
+static _Noreturn void
+child_run(int fd, pid_t self)
+{
+    static const int bad_ends[] = {SIGSEGV, SIGBUS, SIGABRT, SIGALRM};
+    struct err err;
+
+    for (size_t i = 0; i < N_ELEMENTS(bad_ends); i++)
+        signal(bad_ends[i], SIG_DFL);
+    alarm(FILTER_SECONDS);
+    if (filter_export(fd, self, &err) == ERR_OK)
+        _exit(0);
+    (void)!write(fd, err.text, strlen(err.text));
+    _exit(1);
+}
+
+/* The child's status, as waitpid(2) has it. */
+static enum err_code
+child_wait(pid_t child, int *ret_status, struct err *err)
+{
+    if (child < 0)
+        return err_set(err, ERR_IO, "seccomp: fork: %m");
+    while (waitpid(child, ret_status, 0) < 0)
+        if (errno != EINTR)
+            return err_set(err, ERR_IO, "seccomp: waitpid: %m");
+    if (WIFSIGNALED(*ret_status))
+        return err_set(err, ERR_IO,
+                       "seccomp: libseccomp was ended by SIG%s, probably out of memory",
+                       sigabbrev_np(WTERMSIG(*ret_status)));
+    return ERR_OK;
+}
+
+static bool
+answers(const struct sock_fprog *program, const struct seccomp_data *call, uint32_t expected)
+{
+    uint32_t answer;
+    return bpf_answer(program->filter, program->len, call, &answer) && answer == expected;
+}
+
+/* Its form is allowed, and another is not. */
+static bool
+request_answered(const struct sock_fprog *program, const struct request *r, int nr)
+{
+    struct seccomp_data call = {.nr = nr, .arch = seccomp_arch_native()};
+    uint64_t top = (uint64_t)1 << (63 - __builtin_clzll(r->mask));
+
+    call.args[r->arg] = r->value;
+    if (r->next_mask != 0)
+        call.args[r->arg + 1] = r->next_value;
+    if (!answers(program, &call, SECCOMP_RET_ALLOW))
+        return false;
+    call.args[r->arg] ^= top;
+    return answers(program, &call, REFUSED);
+}
+
+static void
+expect_all(uint32_t expected[CALLS_MAX], const char *const *names, size_t n, uint32_t answer)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct span rest = span_str(names[i]);
+        while (rest.n > 0) {
+            int nr = number_of(span_cut(&rest, ' '));
+            if (nr >= 0 && nr < CALLS_MAX)
+                expected[nr] = answer;
+        }
+    }
+}
+
+static bool
+is_as_asked(const struct sock_fprog *program, pid_t self)
+{
+    struct seccomp_data call = {.arch = seccomp_arch_native()};
+    uint32_t expected[CALLS_MAX];
+    bool depends[CALLS_MAX] = {false}; /* on its arguments */
+
+    for (size_t nr = 0; nr < CALLS_MAX; nr++)
+        expected[nr] = REFUSED;
+    expect_all(expected, allowed, N_ELEMENTS(allowed), SECCOMP_RET_ALLOW);
+    expect_all(expected, deadly, N_ELEMENTS(deadly), SECCOMP_RET_TRAP);
+    for (size_t i = 0; i < N_REQUESTS; i++) {
+        const struct request r = request_at(i, self);
+        int nr = number_of(span_str(r.call));
+        if (nr < 0 || nr >= CALLS_MAX)
+            continue;
+        depends[nr] = true;
+        if (!request_answered(program, &r, nr))
+            return false;
+    }
+    for (int nr = 0; nr < CALLS_MAX; nr++) {
+        call.nr = nr;
+        if (!depends[nr] && !answers(program, &call, expected[nr]))
+            return false;
+    }
+    call = (struct seccomp_data){.arch = ~call.arch};
+    return answers(program, &call, SECCOMP_RET_KILL_PROCESS);
+}
+
+/* ret->filter is `blocks`. */
+static enum err_code
+program_make(struct sock_filter blocks[BPF_MAXINSNS], struct sock_fprog *ret, struct err *err)
+{
+    pid_t self = getpid();
+    int status, fd = memfd_create("seccomp", MFD_CLOEXEC);
+
+    if (fd < 0)
+        return err_set(err, ERR_IO, "seccomp: memfd_create: %m");
+    pid_t child = fork();
+    if (child == 0)
+        child_run(fd, self);
+    enum err_code code = child_wait(child, &status, err);
+    ssize_t n = pread(fd, blocks, BPF_MAXINSNS * sizeof(*blocks), 0);
+    close(fd);
+    if (code != ERR_OK)
+        return code;
+    if (n < 0 || status != 0)
+        return err_set(err, ERR_IO, "%.*s", n < 0 ? 0 : (int)n, (const char *)blocks);
+    *ret = (struct sock_fprog){(unsigned short)((size_t)n / sizeof(*blocks)), blocks};
+    if (!is_as_asked(ret, self))
+        return err_set(err, ERR_IO,
+                       "seccomp: libseccomp made another filter than it was asked for, probably "
+                       "out of memory");
     return ERR_OK;
 }
 
 enum err_code
 privs_seccomp(struct err *err)
 {
-    struct sigaction before[N_ELEMENTS(bad_ends)];
+    struct sock_filter blocks[BPF_MAXINSNS];
+    struct sock_fprog program;
 
     if (PRIVS_TRACEABLE)
         return ERR_OK;
-    guard_begin(before);
-    enum err_code code = filter_load(err);
-    guard_end(before);
-    return code;
+    enum err_code code = program_make(blocks, &program, err);
+    if (code != ERR_OK)
+        return code;
+    /* Refusals are in the kernel's log (audit). */
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_LOG, &program) != 0)
+        return err_set(err, ERR_IO, "seccomp: %m");
+    return ERR_OK;
 }

@@ -88,7 +88,7 @@ def test_bad_options_exit_64():
 def test_the_manual_names_every_exit_code_and_no_other():
     page = (SOURCE / "etc/man/relayd.8").read_text().split(".Sh EXIT STATUS")[1].split(".Sh")[0]
     code = "".join((SOURCE / "relayd" / name).read_text()
-                   for name in ("main.c", "start.c", "stop.c", "ops/privs_seccomp.c"))
+                   for name in ("main.c", "start.c", "stop.c"))
     names = set(re.findall(r"\bEX_[A-Z]+", code))
     assert len(names) > 5
     told = {int(number) for number in re.findall(r"^\.It (\d+)$", page, re.M)}

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.torture
 FUZZ = pathlib.Path(__file__).parents[2] / "fuzz"
 TARGETS = sorted(f.relative_to(FUZZ) for f in FUZZ.glob("*/fuzz_*.c"))
 IN_FLIGHT = 40        # deliveries between a remote's 250 and our commit when the daemon ends
+FILTER = 4000         # allocations of libseccomp for the filter, at least
 DIED = -signal.SIGABRT
 
 
@@ -110,3 +111,22 @@ def test_h10_daemon_without_memory(bed, promise, seed):
             promise.case(run_case(bed, at, times))
         except AssertionError as e:
             raise AssertionError(f"allocation {at}, times {times}, seed {seed}: {e}") from e
+
+
+def test_h10_filter_without_memory(bed, promise, seed):
+    """libseccomp crashes, hangs, or makes another filter than it was asked for, and says nothing."""
+    promise("H10", "any failing allocation of libseccomp: a filter as it should be, or none, and "
+                   "the log says so")
+    node, _, library = bed
+    for at in random.Random(seed).sample(range(FILTER), size(5, 150)):
+        mark = node.log.mark()
+        node.env = {"LD_PRELOAD": str(library), "NOMEM_AT": str(at), "NOMEM_TIMES": "1",
+                    "NOMEM_FILTER": "yes"}
+        node.start()
+        warned = node.log.all(since=mark, event="sandbox")
+        filtered = node.log.wait(since=mark, event="ready")["seccomp"]
+        assert filtered == ("no" if warned else "yes"), f"allocation {at}, seed {seed}"
+        assert node.log.all(since=mark, event="nomem"), f"there is no allocation {at} any more"
+        assert not any("crashed" in line for line in node.log.lines())
+        node.stop()
+        promise.case()
