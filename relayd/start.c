@@ -363,19 +363,21 @@ start_serving(struct daemon *d, size_t max_sessions)
 {
     struct err err;
 
-    if (log_start(d->log, &err) != ERR_OK)
-        return start_fail(EX_OSERR, "%s", err.text);
-    workers_start(d->workers);
+    enum err_code code = log_start(d->log, &err);
+    if (code == ERR_OK)
+        code = workers_start(d->workers, &err);
+    if (code != ERR_OK)
+        return start_fail(exit_code_of(code), "%s", err.text);
     wire_stages(d);
     gauges_new(d);
     count_blamed(d);
     serve_control(d);
     struct accept_setup *setup = d->settings->accept;
     d->settings->accept = NULL;
-    enum err_code used = accept_use(d->accept, setup, &err);
-    if (used != ERR_OK) {
+    code = accept_use(d->accept, setup, &err);
+    if (code != ERR_OK) {
         accept_setup_free(setup);
-        return start_fail(exit_code_of(used), "%s", err.text);
+        return start_fail(exit_code_of(code), "%s", err.text);
     }
     d->accepting = true;
     if (d->blamed)

@@ -11,13 +11,13 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "policy/base/mem.h"
 #include "relayd/ops/log_impl.h"
+#include "relayd/work/thread.h"
 
 #define GATHER_MS 10
 #define DIRECT_MS                                                                   \
@@ -333,22 +333,15 @@ log_thread(void *arg)
 enum err_code
 log_start(struct log *log, struct err *err)
 {
-    sigset_t all, old;
     pthread_mutex_lock(&log->lock);
     assert(!log->running && !log->joinable);
     log->running = true;
     log->stop = false;
     atomic_store(&log->give_up_at, 0);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&log->thread, NULL, log_thread, log);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    log->running = log->joinable = rc == 0;
+    enum err_code code = thread_start(&log->thread, "relayd-log", log_thread, log, err);
+    log->running = log->joinable = code == ERR_OK;
     pthread_mutex_unlock(&log->lock);
-    if (rc != 0)
-        return err_set(err, ERR_IO, "log thread: %s", strerror(rc));
-    pthread_setname_np(log->thread, "relayd-log");
-    return ERR_OK;
+    return code;
 }
 
 void

@@ -97,7 +97,7 @@ MUST_CHECK enum err_code log_set_target(struct log *log, const char *target, str
  * from the loop. A file that cannot be opened keeps the old one and logs an error. */
 void log_reopen(struct log *log);
 
-/* Start the log thread (all signals blocked in it). Call it after privileges were dropped. */
+/* Start the log thread. Call it after privileges were dropped. ERR_AGAIN: there is none. */
 MUST_CHECK enum err_code log_start(struct log *log, struct err *err);
 
 /* Write what is in the ring, for at most `max_ms`, and end the thread; later lines are written at

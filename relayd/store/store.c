@@ -4,15 +4,13 @@
  */
 #include "relayd/store/store.h"
 
-#include <assert.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "policy/base/mem.h"
 #include "relayd/store/store_impl.h"
-#include "relayd/work/inhand.h"
+#include "relayd/work/thread.h"
 
 /* Outcomes that come to wait for room post nothing: so often settling looks for itself. */
 #define SETTLE_LOOK_MS 20
@@ -60,28 +58,6 @@ node_list_move(struct node_list *to, struct node_list *from)
 }
 
 /* ------------------------------------------------------------------------------ start, stop */
-
-static bool
-thread_start(pthread_t *thread, void *(*run)(void *), void *arg, const char *name)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    inhand_unblock(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(thread, NULL, run, arg);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc != 0)
-        return false;
-    pthread_setname_np(*thread, name);
-    return true;
-}
-
-static void
-threads_must_start(bool started)
-{
-    /* At the start of a process this is a broken limit, and half a store is worth nothing. */
-    assert(started);
-}
 
 static void
 locks_init(struct store *store)
@@ -141,6 +117,20 @@ destroy(struct store *store)
     free(store);
 }
 
+static enum err_code
+threads_start(struct store *store, struct err *err)
+{
+    enum err_code code =
+        thread_start(&store->writer_thread, "store-writer", store_writer_main, store, err);
+    store->writer_runs = code == ERR_OK;
+    while (code == ERR_OK && store->n_readers_run < store->n_readers) {
+        struct store_thread *reader = &store->readers[store->n_readers_run];
+        code = thread_start(&reader->thread, "store-reader", store_reader_main, reader, err);
+        store->n_readers_run += code == ERR_OK;
+    }
+    return code;
+}
+
 enum err_code
 store_new(const struct store_options *options, struct store **ret_store, struct err *err)
 {
@@ -160,18 +150,14 @@ store_new(const struct store_options *options, struct store **ret_store, struct 
     locks_init(store);
     pools_init(store);
     enum err_code code = readers_new(store, err);
-    if (code != ERR_OK) {
-        destroy(store);
-        return code;
-    }
     store->loop_txn = store->numbers.queue.txn_id;
-    threads_must_start(
-        thread_start(&store->writer_thread, store_writer_main, store, "store-writer"));
-    for (unsigned i = 0; i < store->n_readers; i++)
-        threads_must_start(thread_start(&store->readers[i].thread, store_reader_main,
-                                        &store->readers[i], "store-reader"));
-    *ret_store = store;
-    return ERR_OK;
+    if (code == ERR_OK)
+        code = threads_start(store, err);
+    if (code == ERR_OK)
+        *ret_store = store;
+    else
+        store_free(store);
+    return code;
 }
 
 static msec_t
@@ -226,8 +212,9 @@ store_stop(struct store *store)
     store->reads_stopping = true;
     pthread_cond_broadcast(&store->read_wake);
     pthread_mutex_unlock(&store->read_lock);
-    pthread_join(store->writer_thread, NULL);
-    for (unsigned i = 0; i < store->n_readers; i++)
+    if (store->writer_runs)
+        pthread_join(store->writer_thread, NULL);
+    for (unsigned i = 0; i < store->n_readers_run; i++)
         pthread_join(store->readers[i].thread, NULL);
 }
 

@@ -54,6 +54,7 @@ struct store {
     atomic_size_t n_blocked;    /* as of the end of the last round, and no more than there are */
     atomic_bool delivery_blocked;
     pthread_t writer_thread;
+    bool writer_runs; /* it was started */
 
     /* Writer only. */
     struct node_list todo;    /* taken over, not yet looked at */
@@ -72,9 +73,9 @@ struct store {
     /* Readers and loop. */
     pthread_mutex_t read_lock;
     pthread_cond_t read_wake;
-    struct node_list reads; /* under read_lock */
-    bool reads_stopping;    /* under read_lock */
-    unsigned n_readers;
+    struct node_list reads;            /* under read_lock */
+    bool reads_stopping;               /* under read_lock */
+    unsigned n_readers, n_readers_run; /* how many, and how many of them were started */
     struct store_thread {
         struct store *store;
         struct queue_reader *reader;

@@ -10,13 +10,12 @@
 
 #include <assert.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "policy/base/mem.h"
-#include "relayd/work/inhand.h"
+#include "relayd/work/thread.h"
 
 #define JOB_CLASSES 2
 
@@ -35,8 +34,8 @@ struct workers {
     struct inbox *inbox;
     struct worker_slot slots[WORKER_SLOTS_MAX];
     size_t n_slots;
-    unsigned n;
-    bool started, joined; /* loop only */
+    unsigned n, n_run; /* how many, and how many of them were started: loop only */
+    bool joined;       /* loop only */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
@@ -135,24 +134,6 @@ worker_main(void *arg)
     return NULL;
 }
 
-static void
-thread_start(struct worker *worker)
-{
-    sigset_t all, before;
-    char name[16];
-    sigfillset(&all);
-    inhand_unblock(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&worker->thread, NULL, worker_main, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc != 0) {
-        fputs("relayd: no thread for a worker\n", stderr);
-        abort();
-    }
-    snprintf(name, sizeof(name), "worker-%u", worker->index % 1000);
-    pthread_setname_np(worker->thread, name);
-}
-
 struct workers *
 workers_new(unsigned n_threads, struct inbox *inbox, const struct worker_slot *slots,
             size_t n_slots)
@@ -181,13 +162,20 @@ workers_new(unsigned n_threads, struct inbox *inbox, const struct worker_slot *s
     return w;
 }
 
-void
-workers_start(struct workers *w)
+enum err_code
+workers_start(struct workers *w, struct err *err)
 {
-    assert(!w->started);
-    w->started = true;
-    for (unsigned i = 0; i < w->n; i++)
-        thread_start(&w->all[i]);
+    enum err_code code = ERR_OK;
+
+    assert(w->n_run == 0);
+    while (code == ERR_OK && w->n_run < w->n) {
+        struct worker *worker = &w->all[w->n_run];
+        char name[16];
+        snprintf(name, sizeof(name), "worker-%u", worker->index % 1000);
+        code = thread_start(&worker->thread, name, worker_main, worker, err);
+        w->n_run += code == ERR_OK;
+    }
+    return code;
 }
 
 void
@@ -256,7 +244,7 @@ workers_stop(struct workers *w)
     w->n_waiting = 0;
     pthread_cond_broadcast(&w->wake);
     pthread_mutex_unlock(&w->lock);
-    for (unsigned i = 0; w->started && i < w->n; i++)
+    for (unsigned i = 0; i < w->n_run; i++)
         pthread_join(w->all[i].thread, NULL);
     w->joined = true;
     for (size_t i = 0; i < JOB_CLASSES; i++) {

@@ -4,11 +4,13 @@
  * A job is a value owned by its submitter: run() is called on a worker, then done() on the loop
  * through the inbox. Each submit has exactly one done(). A worker keeps no state between jobs, but
  * for slots (worker_local) that hold what is dear to make, such as one DKIM_LIB a thread.
- * Signals are blocked in all workers.
+ * Signals do not come to workers (thread.h).
  */
 #pragma once
 
 #include "relayd/work/inbox.h"
+
+#include "policy/base/err.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -51,8 +53,9 @@ struct workers *workers_new(unsigned n_threads, struct inbox *inbox,
                             const struct worker_slot *slots, size_t n_slots);
 
 /* Start the threads, once: after privileges were dropped, since those belong to a thread. Jobs that
- * were submitted before run now. Aborts when threads are not to be had. */
-void workers_start(struct workers *workers);
+ * were submitted before run now. ERR_AGAIN: the system has not so many; workers_stop() ends those
+ * that there are. */
+MUST_CHECK enum err_code workers_start(struct workers *workers, struct err *err);
 
 /* Queue a job; any thread. Never blocks on the job's own work. */
 void workers_submit(struct workers *workers, struct job *job);

@@ -9,12 +9,29 @@ import subprocess
 import pytest
 
 from rig import mail, smtp
-from rig.node import binary
+from rig.node import binary, sanitized
 from rig.proc import run
 from rig.wait import until
 
 USAGE, NO_USER, CANT_CREATE, IO, TEMPFAIL, CONFIG = 64, 67, 73, 74, 75, 78
 SOURCE = pathlib.Path(__file__).parents[2]
+
+
+# The n-th thread cannot be had.
+NO_THREAD = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+int pthread_create(pthread_t *ret, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
+{
+    static int n;
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
+        dlsym(RTLD_NEXT, "pthread_create");
+    return ++n == atoi(getenv("NO_THREAD")) ? EAGAIN : real(ret, attr, run, arg);
+}
+"""
 
 
 def exit_of(node):
@@ -56,6 +73,25 @@ def test_queue_directory_that_cannot_be_made_exits_73(world):
     node = world.node(start=False, config={"queue": {"path": str(world.dir / "file" / "queue")}})
     code, said = exit_of(node)
     assert code == CANT_CREATE and "queue" in said
+
+
+def test_threads_that_cannot_be_had_exit_75(world):
+    if sanitized():
+        pytest.skip("a sanitizer wants to be the first library")
+    source, library = world.dir / "thread.c", world.dir / "thread.so"
+    source.write_text(NO_THREAD)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    node = world.node(start=False)
+    names = set()
+    for n in range(1, 20):
+        node.env = {"LD_PRELOAD": str(library), "NO_THREAD": str(n)}
+        code = node.try_start()
+        if code is None:
+            break
+        said = node.log.lines()[-1]
+        assert code == TEMPFAIL and said.startswith("relayd: "), f"{n}: {code}, {said}"
+        names.add(re.search("no thread ([a-z-]+)", said)[1])
+    assert code is None and names == {"store-writer", "store-reader", "relayd-log", "worker-"}
 
 
 @pytest.mark.parametrize("damage", ["magic", "zero", "truncated"])

@@ -202,7 +202,7 @@ make_world(void **state)
     log_set_level(w->log, getenv("TEST_LOG") ? LOG_DEBUG : LOG_ALERT);
     w->inbox = inbox_new(loop_base(w->loop));
     w->workers = workers_new(1, w->inbox, NULL, 0);
-    workers_start(w->workers);
+    assert_int_equal(workers_start(w->workers, NULL), ERR_OK);
     strcpy(w->dir, "/tmp/relayd-session-XXXXXX");
     if (mkdtemp(w->dir) == NULL)
         return -1;

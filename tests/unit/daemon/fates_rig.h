@@ -222,7 +222,7 @@ setup(void **state)
     OK(log_set_target(t.log, "/dev/null", err));
     t.metrics = metrics_new();
     t.workers = workers_new(1, t.inbox, NULL, 0);
-    workers_start(t.workers);
+    assert_int_equal(workers_start(t.workers, NULL), ERR_OK);
     settings_make("");
     const struct store_options options = {.queue = t.f.queue, .inbox = t.inbox};
     OK(store_new(&options, &t.store, err));

@@ -68,7 +68,7 @@ each_job_is_run_and_done_once_with_signals_blocked(void **state)
     setup_box();
     signals_open = false;
     struct workers *w = workers_new(3, box, NULL, 0);
-    workers_start(w);
+    assert_int_equal(workers_start(w, NULL), ERR_OK);
     assert_int_equal(workers_count(w), 3);
     for (unsigned i = 0; i < N; i++) {
         tasks[i].job = (struct job){.run = run_plain, .done = on_done};
@@ -108,7 +108,7 @@ at_most_one_hash_runs_at_a_time_and_none_is_forgotten(void **state)
     setup_box();
     hashes = hashes_most = 0;
     struct workers *w = workers_new(4, box, NULL, 0);
-    workers_start(w);
+    assert_int_equal(workers_start(w, NULL), ERR_OK);
     for (unsigned i = 0; i < 2 * N; i++) {
         bool hash = i % 2 == 0;
         tasks[i].job = (struct job){.run = hash ? run_hash : run_plain,
@@ -153,7 +153,7 @@ the_two_classes_take_turns_on_one_worker(void **state)
     memset(tasks, 0, sizeof(tasks));
     pthread_mutex_lock(&gate);
     struct workers *w = workers_new(1, box, NULL, 0);
-    workers_start(w);
+    assert_int_equal(workers_start(w, NULL), ERR_OK);
     workers_submit(w, &first.job);
     while (workers_waiting(w) > 0)
         sched_yield();
@@ -205,7 +205,7 @@ a_slot_is_made_once_a_worker_and_freed_at_its_end(void **state)
     setup_box();
     made = freed = 0;
     struct workers *w = workers_new(2, box, slots, 2);
-    workers_start(w);
+    assert_int_equal(workers_start(w, NULL), ERR_OK);
     for (unsigned i = 0; i < N; i++) {
         tasks[i].job = (struct job){.run = run_with_slot, .done = on_done};
         workers_submit(w, &tasks[i].job);
@@ -238,7 +238,7 @@ a_stop_finishes_what_runs_and_drops_what_waits(void **state)
     memset(waiting, 0, sizeof(waiting));
     pthread_mutex_lock(&gate);
     struct workers *w = workers_new(1, box, NULL, 0);
-    workers_start(w);
+    assert_int_equal(workers_start(w, NULL), ERR_OK);
     workers_submit(w, &running.job);
     while (workers_waiting(w) > 0)
         sched_yield();
