@@ -37,6 +37,8 @@ class Cable:
         net = f"10.{random.randrange(64, 250)}.{random.randrange(1, 250)}"
         self.ours, self.theirs, self.net = f"{net}.1", f"{net}.2", net
         self.here, self.there = f"{self.name}h"[-15:], f"{self.name}t"[-15:]
+        # Not `ip netns exec`, which copies all mounts: a volume of another test could not go.
+        self.within = ["nsenter", f"--net=/run/netns/{self.name}"]
         ip("netns", "add", self.name)
         ip("link", "add", self.here, "type", "veth", "peer", "name", self.there, "netns", self.name)
         ip("addr", "add", f"{self.ours}/24", "dev", self.here)
@@ -66,7 +68,7 @@ class Cable:
 
     def half_dead(self, rule):
         """Packets meet this rule of nft where they come in, at either end."""
-        for device, within in (self.here, []), (self.there, ["ip", "netns", "exec", self.name]):
+        for device, within in (self.here, []), (self.there, self.within):
             table = (f"table netdev {self.name} {{\nchain half {{\ntype filter hook ingress "
                      f"device {device} priority 0;\n{rule}\n}}\n}}\n")
             done = subprocess.run([*within, "nft", "-f", "-"], input=table, text=True,
@@ -74,7 +76,7 @@ class Cable:
             assert done.returncode == 0, f"{table}: {done.stderr}"
 
     def whole_again(self):
-        for within in [], ["ip", "netns", "exec", self.name]:
+        for within in [], self.within:
             subprocess.run([*within, "nft", "delete", "table", "netdev", self.name],
                            capture_output=True)
 
@@ -110,7 +112,7 @@ def cut(world):
         "queue": {"retry": {"intervals": ["1s"], "jitter": "0%"}},
         "shaping": {"default": {"max_messages_per_connection": 1}},
         "timeouts": {"connect": "2s"}, "resolver": {"timeout": "1s"}})
-    node.wrapper = ["ip", "netns", "exec", cable.name]
+    node.wrapper = cable.within
     return node.start(), mx, cable
 
 
