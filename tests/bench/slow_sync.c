@@ -8,6 +8,7 @@
  * descriptors sync is noted when they are opened and asked of the kernel again before it waits, so
  * that sockets and ordinary files cost nothing more. Descriptors from FD_MAX on are not looked at.
  */
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdarg.h>

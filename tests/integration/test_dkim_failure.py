@@ -1,11 +1,11 @@
 """The signing library fails: dkim_failure decides, and reports of ours go out all the same."""
 
-import subprocess
 
 import pytest
 
 from rig import dkimkeys, mail
 from rig.node import sanitized
+from rig.preload import library
 from rig.wait import until
 
 # libopendkim's last step, broken while a file is there.
@@ -27,14 +27,12 @@ def node(world):
     """A node (not started) whose library fails while node.dir/broken exists."""
     if sanitized():
         pytest.skip("a sanitizer wants to be the first library")
-    source, library = world.dir / "broken.c", world.dir / "broken.so"
-    source.write_text(BROKEN)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    broken = library(world, "broken", BROKEN)
     key = world.key("src.test", "cn")
     world.key("relay.test", "cn")
     node = world.node(start=False)
     node.write_config({"dkim": [{"domains": ["src.test"], "key_file": str(key.path)}]})
-    node.env = {"LD_PRELOAD": str(library), "BROKEN_DKIM": str(node.dir / "broken")}
+    node.env = {"LD_PRELOAD": str(broken), "BROKEN_DKIM": str(node.dir / "broken")}
     return node
 
 

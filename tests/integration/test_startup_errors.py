@@ -10,12 +10,12 @@ import pytest
 
 from rig import mail, smtp
 from rig.node import binary, sanitized
+from rig.preload import library
 from rig.proc import run
 from rig.wait import until
 
 USAGE, NO_USER, CANT_CREATE, IO, TEMPFAIL, CONFIG = 64, 67, 73, 74, 75, 78
 SOURCE = pathlib.Path(__file__).parents[2]
-
 
 # The n-th thread cannot be had.
 NO_THREAD = r"""
@@ -78,13 +78,11 @@ def test_queue_directory_that_cannot_be_made_exits_73(world):
 def test_threads_that_cannot_be_had_exit_75(world):
     if sanitized():
         pytest.skip("a sanitizer wants to be the first library")
-    source, library = world.dir / "thread.c", world.dir / "thread.so"
-    source.write_text(NO_THREAD)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    thread = library(world, "thread", NO_THREAD)
     node = world.node(start=False)
     names = set()
     for n in range(1, 20):
-        node.env = {"LD_PRELOAD": str(library), "NO_THREAD": str(n)}
+        node.env = {"LD_PRELOAD": str(thread), "NO_THREAD": str(n)}
         code = node.try_start()
         if code is None:
             break

@@ -2,7 +2,8 @@
 
 import errno
 import pathlib
-import subprocess
+
+from rig.preload import library
 
 SOURCE = pathlib.Path(__file__).parents[1] / "torture" / "faults.c"
 
@@ -12,9 +13,8 @@ class Disk:
 
     def __init__(self, world, node):
         self._node = node
-        self._library = world.dir / "faults.so"
+        self._library = library(world, "faults", SOURCE)
         self._off = world.dir / "faults.off"
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", self._library, SOURCE], check=True)
 
     def fail(self, call, error, at, times=1, how="none"):
         """From the node's next start on: call number `at` fails, and so many in all (-1: all).

@@ -26,7 +26,7 @@ import threading
 
 from rig import mail, smtp
 from rig.node import BUILD
-from rig.proc import run
+from rig.preload import library
 from rig.wait import PATIENCE
 
 SOURCES = pathlib.Path(__file__).resolve().parents[1] / "torture"
@@ -36,14 +36,6 @@ Message = collections.namedtuple("Message", "sender rcpts data cut")
 Message.__doc__ = """cut: the client goes away after so many bytes of it (None: it sends all)."""
 
 Result = collections.namedtuple("Result", "bad states cuts unsynced syncs dsyncs acks taken unknown")
-
-
-def library(world, name):
-    """One of the LD_PRELOAD libraries, compiled."""
-    built = world.dir / f"{name}.so"
-    if not built.exists():
-        run("cc", "-std=gnu17", "-O1", "-shared", "-fPIC", "-o", built, SOURCES / f"{name}.c")
-    return built
 
 
 def reported(got):
@@ -86,10 +78,10 @@ class Recording:
         self.promised = {}  # recipient -> id, message
         self._before = []   # options of replay for a recording that does not begin with nothing
         self._lock = threading.Lock()
-        preload = [library(world, "record")]
+        preload = [library(world, "record", SOURCES / "record.c")]
         node.env = {"RECORD_DIR": node.config["queue"]["path"], "RECORD_LOG": str(self.log)}
         if mutant:
-            preload.insert(0, library(world, "mutant"))
+            preload.insert(0, library(world, "mutant", SOURCES / "mutant.c"))
             node.env["MUTANT"] = mutant
         node.env["LD_PRELOAD"] = ":".join(map(str, preload))
         self.ledger.touch()

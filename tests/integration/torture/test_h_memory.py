@@ -12,6 +12,7 @@ import pytest
 
 from rig.mixed import QUICK, Mixed
 from rig.node import BUILD, merge, sanitized
+from rig.preload import library
 from rig.promise import LONG, size
 from rig.wait import PATIENCE, until
 
@@ -51,13 +52,11 @@ def test_h10_parsers_without_memory(promise, seed, layer):
 
 @pytest.fixture
 def bed(world, seed):
-    library = world.dir / "nomem.so"
-    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library,
-                    pathlib.Path(__file__).with_name("nomem.c")], check=True)
+    nomem = library(world, "nomem", pathlib.Path(__file__).with_name("nomem.c"))
     key = world.key("src.test", "cn")
     node = world.node(start=False, config=merge(QUICK, {
         "dkim": [{"domains": ["src.test"], "key_file": str(key.path)}]}))
-    return node, Mixed(world, node), library
+    return node, Mixed(world, node), nomem
 
 
 def says_why(code, said):
@@ -71,10 +70,10 @@ def says_why(code, said):
 
 def run_case(bed, at, times):
     """The daemon's allocation `at` fails, and some more; then a start with all there is."""
-    node, traffic, library = bed
+    node, traffic, nomem = bed
     mark = node.log.mark()
     before = len(node.log.lines())
-    node.env = {"LD_PRELOAD": str(library), "NOMEM_AT": str(at), "NOMEM_TIMES": str(times)}
+    node.env = {"LD_PRELOAD": str(nomem), "NOMEM_AT": str(at), "NOMEM_TIMES": str(times)}
     code = node.try_start()
     duplicates = 0
     traffic.begin(250)
@@ -117,10 +116,10 @@ def test_h10_filter_without_memory(bed, promise, seed):
     """libseccomp crashes, hangs, or makes another filter than it was asked for, and says nothing."""
     promise("H10", "any failing allocation of libseccomp: a filter as it should be, or none, and "
                    "the log says so")
-    node, _, library = bed
+    node, _, nomem = bed
     for at in random.Random(seed).sample(range(FILTER), size(5, 150)):
         mark = node.log.mark()
-        node.env = {"LD_PRELOAD": str(library), "NOMEM_AT": str(at), "NOMEM_TIMES": "1",
+        node.env = {"LD_PRELOAD": str(nomem), "NOMEM_AT": str(at), "NOMEM_TIMES": "1",
                     "NOMEM_FILTER": "yes"}
         node.start()
         warned = node.log.all(since=mark, event="sandbox")

@@ -1,13 +1,13 @@
 """Messages that make relayd crash: only evidence blames them, and they stop doing harm."""
 
 import signal
-import subprocess
 
 import pytest
 
 from rig import mail
 from rig.crash import Crash
 from rig.node import sanitized
+from rig.preload import library
 from rig.promise import size
 from rig.wait import until
 
@@ -53,14 +53,12 @@ def node(world):
     """A node (not started) in which marked messages find a bug."""
     if sanitized():
         pytest.skip("a sanitizer wants to be the first library")
-    source, library = world.dir / "pill.c", world.dir / "pill.so"
-    source.write_text(PILL)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    pill = library(world, "pill", PILL)
     key = world.key("src.test", "cn")
     node = world.node(start=False, config={
         "queue": {"retry": {"intervals": ["1h"]}},
         "dkim": [{"domains": ["src.test"], "key_file": str(key.path)}]})
-    node.env = {"LD_PRELOAD": str(library)}
+    node.env = {"LD_PRELOAD": str(pill)}
     return node
 
 

@@ -11,6 +11,7 @@ import pytest
 from rig import mail, smtp
 from rig.ledger import Ledger
 from rig.node import BUILD, sanitized
+from rig.preload import library
 from rig.proc import rss_kib
 from rig.promise import size
 from rig.wait import PATIENCE, until
@@ -240,10 +241,8 @@ def test_h03_ten_times_the_capacity_is_refused_in_order(world, promise):
         "queue": {"max_size": "16MiB", "retry": {"intervals": ["1h"]}},
         "shaping": {"default": {"max_rate": "none"}}})
     if not sanitized():
-        library = world.dir / "slow_sync.so"
-        subprocess.run(["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, SLOW_SYNC],
-                       check=True)
-        node.env = {"LD_PRELOAD": str(library)}
+        slow_sync = library(world, "slow_sync", SLOW_SYNC)
+        node.env = {"LD_PRELOAD": str(slow_sync)}
     node.start()
     flood = Flood(node, ledger, 80)
     begun, peak = time.monotonic(), 0

@@ -5,7 +5,6 @@ import email.utils
 import pathlib
 import random
 import struct
-import subprocess
 import threading
 import time
 
@@ -14,6 +13,7 @@ import pytest
 from rig import mail
 from rig.mixed import QUICK, Mixed
 from rig.node import merge, sanitized
+from rig.preload import library
 from rig.promise import size
 from rig.wait import until
 
@@ -37,11 +37,11 @@ class Clock:
     """The wall clock of a node that is not started yet."""
 
     def __init__(self, world, node):
-        library, self._file = world.dir / "shift_clock.so", world.dir / "shift"
-        source = pathlib.Path(__file__).with_name("shift_clock.c")
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+        self._file = world.dir / "shift"
+        shift = library(world, "shift_clock",
+                        pathlib.Path(__file__).with_name("shift_clock.c"))
         self._file.write_bytes(struct.pack("q", 0))
-        node.env = {"LD_PRELOAD": str(library), "SHIFT_CLOCK_FILE": str(self._file)}
+        node.env = {"LD_PRELOAD": str(shift), "SHIFT_CLOCK_FILE": str(self._file)}
 
     def jump(self, seconds):
         with open(self._file, "r+b") as f:

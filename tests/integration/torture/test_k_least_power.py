@@ -21,6 +21,7 @@ import pytest
 
 from rig import dkimkeys, mail, smtp
 from rig.node import ROOT, binary, sanitized
+from rig.preload import library
 from rig.proc import run
 from rig.wait import until
 
@@ -153,8 +154,7 @@ def test_k10_reload_works_after_privileges_were_dropped(world, promise):
 @pytest.fixture
 def invaded(world):
     """invaded(user): a node (not started) in which a message can make attempts (intruder.c)."""
-    library = world.dir / "intruder.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, HELPER], check=True)
+    intruder = library(world, "intruder", HELPER)
     elsewhere = world.dir / "elsewhere"
     elsewhere.mkdir(mode=0o777)
     elsewhere.chmod(0o777)
@@ -164,7 +164,7 @@ def invaded(world):
     def prepare(user):
         node = unprivileged(world, user, queue={"retry": {"intervals": ["1h"]}})
         node.file("users", "")
-        node.env = {"LD_PRELOAD": str(library), "INTRUDER_CONFIG": str(node.dir),
+        node.env = {"LD_PRELOAD": str(intruder), "INTRUDER_CONFIG": str(node.dir),
                     "INTRUDER_QUEUE": node.config["queue"]["path"],
                     "INTRUDER_ELSEWHERE": str(elsewhere)}
         return node

@@ -4,7 +4,6 @@ import pathlib
 import random
 import re
 import signal
-import subprocess
 import threading
 import time
 
@@ -12,6 +11,7 @@ import pytest
 
 from rig import mail
 from rig.node import sanitized
+from rig.preload import library
 from rig.promise import size
 from rig.wait import until
 
@@ -77,14 +77,13 @@ class State:
     """A node with a session, a message in DATA, one in a slow commit and one at a remote's dot."""
 
     def __init__(self, world):
-        library = world.dir / "slow_sync.so"
-        subprocess.run(["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, SLOW_SYNC], check=True)
+        slow_sync = library(world, "slow_sync", SLOW_SYNC)
         self.gate, self.mx, self.other = threading.Event(), world.mx("dest.test"), \
             world.mx("other.test")
         self.mx.answer("dot", lambda session: self.gate.wait(20) and "250 2.0.0 taken", times=1)
         self.node = world.node(start=False, config=PATIENT)
         if not sanitized():  # a sanitizer wants to be the first library
-            self.node.env = {"LD_PRELOAD": str(library), "SLOW_SYNC_MS": "150"}
+            self.node.env = {"LD_PRELOAD": str(slow_sync), "SLOW_SYNC_MS": "150"}
         self.node.start("--drain", "20s")
         self.node.submit("a@src.test", "held@dest.test", mail.message())
         self.mx.wait_command("^DATA")
@@ -175,9 +174,8 @@ def test_k05_third_stop_does_not_cut_off_the_last_commits(world, promise):
         pytest.skip("a sanitizer wants to be the first library")
     mx = world.mx("dest.test")
     node = world.node(start=False, config=PATIENT)
-    library = world.dir / "slow_sync.so"
-    subprocess.run(["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, SLOW_SYNC], check=True)
-    node.env = {"LD_PRELOAD": str(library), "SLOW_SYNC_MS": "400"}
+    slow_sync = library(world, "slow_sync", SLOW_SYNC)
+    node.env = {"LD_PRELOAD": str(slow_sync), "SLOW_SYNC_MS": "400"}
     node.start()
     node.submit("a@src.test", "b@dest.test", mail.message())
     quits = mx.wait_mail()
