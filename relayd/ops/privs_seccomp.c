@@ -262,20 +262,27 @@ answers(const struct sock_fprog *program, const struct seccomp_data *call, uint3
     return bpf_answer(program->filter, program->len, call, &answer) && answer == expected;
 }
 
-/* Its form is allowed, and another is not. */
+/* With another bit of `mask` in that argument it is no more allowed. */
+static bool
+other_refused(const struct sock_fprog *program, struct seccomp_data call, unsigned arg,
+              uint64_t mask)
+{
+    call.args[arg] ^= (uint64_t)1 << (63 - __builtin_clzll(mask));
+    return answers(program, &call, REFUSED);
+}
+
 static bool
 request_answered(const struct sock_fprog *program, const struct request *r, int nr)
 {
     struct seccomp_data call = {.nr = nr, .arch = seccomp_arch_native()};
-    uint64_t top = (uint64_t)1 << (63 - __builtin_clzll(r->mask));
+    bool two = r->next_mask != 0;
 
     call.args[r->arg] = r->value;
-    if (r->next_mask != 0)
+    if (two)
         call.args[r->arg + 1] = r->next_value;
-    if (!answers(program, &call, SECCOMP_RET_ALLOW))
-        return false;
-    call.args[r->arg] ^= top;
-    return answers(program, &call, REFUSED);
+    return answers(program, &call, SECCOMP_RET_ALLOW) &&
+           other_refused(program, call, r->arg, r->mask) &&
+           (!two || other_refused(program, call, r->arg + 1, r->next_mask));
 }
 
 static void
